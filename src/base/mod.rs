@@ -1,0 +1,5 @@
+//! Leaf helpers without I/O and without words of the domain.
+
+pub mod id;
+pub mod rng;
+pub mod time;

@@ -1,0 +1,1 @@
+//! What acts: everything that blocks, fails or differs between two runs.

@@ -1,0 +1,1 @@
+//! The process that sits by each container.
