@@ -1,1 +1,14 @@
 //! The domain as data: types whose constructors refuse what is not legal. No I/O.
+//!
+//! Everything that reaches the log or the wire is here and is encoded with postcard inside a
+//! record of (kind, version, length): a shape that has landed is frozen, a change is a new version.
+
+pub mod cluster;
+pub mod entry;
+pub mod name;
+pub mod network;
+pub mod node;
+pub mod object;
+pub mod service;
+pub mod spec_check;
+pub mod task;

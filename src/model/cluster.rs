@@ -1,0 +1,31 @@
+//! The cluster itself: one object that holds what is true of all nodes.
+
+use serde::{Deserialize, Serialize};
+
+use super::network::Subnet;
+use super::object::Meta;
+use super::service::Labels;
+use crate::base::id::ClusterId;
+
+/// The cluster as the store holds it; there is exactly one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// The cluster's id.
+    pub id: ClusterId,
+    /// Version and times.
+    pub meta: Meta,
+    /// `default`.
+    pub name: String,
+    /// Labels.
+    pub labels: Labels,
+    /// Finished tasks kept for each slot; negative keeps all.
+    pub task_history_limit: i64,
+    /// Blocks from which networks get their subnets.
+    pub pools: Vec<Subnet>,
+    /// Prefix length of a network's subnet.
+    pub subnet_prefix: u8,
+    /// Raised when a lost majority is given up; a worker refuses what is of a lower one.
+    pub epoch: u64,
+    /// Shapes of records that all managers read.
+    pub feature_level: u32,
+}

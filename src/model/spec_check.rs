@@ -1,0 +1,157 @@
+//! The one door through which a service specification becomes legal.
+//!
+//! Texts are swarmkit's (`manager/controlapi/service.go`), so that clients which match them go on
+//! working.
+
+use std::collections::BTreeSet;
+
+use super::service::{
+    EndpointMode, Mode, MountKind, PublishMode, RestartPolicy, ServiceSpec, TaskSpec,
+};
+
+/// Smallest CPU limit or reservation: 0.001 of a CPU.
+pub const NANO_CPUS_MIN: u64 = 1_000_000;
+
+/// Smallest memory limit or reservation.
+pub const MEMORY_BYTES_MIN: u64 = 4 << 20;
+
+/// Most replicas of one service: a typing error must not fill a small board.
+pub const REPLICAS_MAX: u64 = 100_000;
+
+/// Largest encoded specification; it is copied into each task.
+pub const SPEC_BYTES_MAX: usize = 256 << 10;
+
+/// A specification that passed every check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidSpec(ServiceSpec);
+
+/// Why a specification is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadSpec(pub String);
+
+impl ValidSpec {
+    /// The specification.
+    #[must_use]
+    pub const fn as_spec(&self) -> &ServiceSpec {
+        &self.0
+    }
+
+    /// The specification, owned.
+    #[must_use]
+    pub fn into_spec(self) -> ServiceSpec {
+        self.0
+    }
+}
+
+impl ServiceSpec {
+    /// Checks everything that can be checked without the rest of the cluster.
+    ///
+    /// # Errors
+    /// With swarm's text for the first rule that is broken.
+    pub fn validate(self) -> Result<ValidSpec, BadSpec> {
+        check_task(&self.task)?;
+        check_mode(&self)?;
+        check_endpoint(&self)?;
+        Ok(ValidSpec(self))
+    }
+}
+
+fn refuse<T>(text: impl Into<String>) -> Result<T, BadSpec> {
+    Err(BadSpec(text.into()))
+}
+
+fn check_task(task: &TaskSpec) -> Result<(), BadSpec> {
+    let container = &task.container;
+    if container.image.is_empty() {
+        return refuse("ContainerSpec: image reference must be provided");
+    }
+    let mut targets = BTreeSet::new();
+    for mount in &container.mounts {
+        if !mount.target.starts_with('/') {
+            return refuse(format!(
+                "invalid mount target, must be an absolute path: {}",
+                mount.target
+            ));
+        }
+        if mount.target.split('/').any(|part| part == "..") {
+            return refuse(format!("invalid mount target, must not hold \"..\": {}", mount.target));
+        }
+        if !targets.insert(mount.target.trim_end_matches('/')) {
+            return refuse(format!("ContainerSpec: duplicate mount point: {}", mount.target));
+        }
+        if let MountKind::Bind { source, .. } = &mount.kind
+            && (!source.starts_with('/') || source.split('/').any(|part| part == ".."))
+        {
+            return refuse(format!("invalid mount source, must be an absolute path: {source}"));
+        }
+    }
+    check_resources(task)?;
+    check_restart(&task.restart)
+}
+
+fn check_resources(task: &TaskSpec) -> Result<(), BadSpec> {
+    let resources = &task.resources;
+    for cpus in [resources.limit_nano_cpus, resources.reserve_nano_cpus] {
+        if cpus != 0 && cpus < NANO_CPUS_MIN {
+            return refuse(format!("invalid cpu value {cpus}: Must be at least {NANO_CPUS_MIN}"));
+        }
+    }
+    for bytes in [resources.limit_memory_bytes, resources.reserve_memory_bytes] {
+        if bytes != 0 && bytes < MEMORY_BYTES_MIN {
+            return refuse(format!("invalid memory value {bytes}: Must be at least 4MiB"));
+        }
+    }
+    Ok(())
+}
+
+fn check_restart(policy: &RestartPolicy) -> Result<(), BadSpec> {
+    let day_us = 24 * 3_600 * 1_000_000;
+    if policy.delay.0 > 365 * day_us || policy.window.0 > 365 * day_us {
+        return refuse("TaskSpec: restart-delay and restart-window cannot be longer than a year");
+    }
+    Ok(())
+}
+
+fn check_mode(spec: &ServiceSpec) -> Result<(), BadSpec> {
+    match spec.mode {
+        Mode::Replicated { replicas } | Mode::ReplicatedJob { total: replicas, .. } => {
+            if replicas > REPLICAS_MAX {
+                return refuse(format!(
+                    "Number of replicas must be at most {REPLICAS_MAX}, not {replicas}"
+                ));
+            }
+        }
+        Mode::Global | Mode::GlobalJob => {
+            if spec.task.placement.max_replicas > 0 {
+                return refuse(
+                    "replicas-max-per-node can only be used with replicated or replicated-job mode",
+                );
+            }
+        }
+    }
+    let job = matches!(spec.mode, Mode::ReplicatedJob { .. } | Mode::GlobalJob);
+    if job && spec.update.is_some() {
+        return refuse("Jobs may not have an update config");
+    }
+    Ok(())
+}
+
+fn check_endpoint(spec: &ServiceSpec) -> Result<(), BadSpec> {
+    let mut seen = BTreeSet::new();
+    for port in &spec.endpoint.ports {
+        if port.target == 0 {
+            return refuse("EndpointSpec: TargetPort must be between 1 and 65535");
+        }
+        if port.mode == PublishMode::Ingress && spec.endpoint.mode == EndpointMode::Dnsrr {
+            return refuse(
+                "EndpointSpec: port published with ingress mode can't be used with dnsrr mode",
+            );
+        }
+        let key = (port.published, port.protocol, port.host_ip);
+        if port.published != 0 && !seen.insert(key) {
+            return refuse("EndpointSpec: duplicate published ports provided");
+        }
+    }
+    Ok(())
+}

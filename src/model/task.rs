@@ -1,0 +1,149 @@
+//! The scheduled unit: a task, its states and its status.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+use super::name::Name;
+use super::object::Meta;
+use super::service::{Labels, Port, TaskSpec};
+use crate::base::id::{NetworkId, NodeId, ServiceId, TaskId};
+use crate::base::time::Wall;
+
+/// A task as the store holds it. It is never restarted: its successor is a new task in its slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// The task's id, also the name of its container.
+    pub id: TaskId,
+    /// Version and times.
+    pub meta: Meta,
+    /// The service it belongs to.
+    pub service: ServiceId,
+    /// That service's name when the task was made.
+    pub service_name: Name,
+    /// 1… in a replicated service, 0 in a global one.
+    pub slot: u64,
+    /// Where it runs, once that is decided.
+    pub node: Option<NodeId>,
+    /// What it runs.
+    pub spec: TaskSpec,
+    /// `spec_version` of the service that `spec` is from.
+    pub spec_version: u64,
+    /// Labels of the service when the task was made.
+    pub service_labels: Labels,
+    /// Ports of the service when the task was made: it is reached through these.
+    pub ports: Vec<Port>,
+    /// Its addresses, one for each network.
+    pub addresses: Vec<Address>,
+    /// How far it may go; only the manager writes it and it only grows.
+    pub desired: TaskState,
+    /// How far it is; only the worker writes it and it only grows.
+    pub status: TaskStatus,
+    /// Which run of a job it belongs to.
+    pub job_iteration: u64,
+    /// A successor waits in `Ready` until this time (set by the restart delay), for the display
+    /// only: the manager's own deadline decides.
+    pub not_before: Option<Wall>,
+}
+
+/// One address of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// The network it is on.
+    pub network: NetworkId,
+    /// The address, a /32 on the task's veth.
+    pub address: Ipv4Addr,
+}
+
+/// How far a task is, observed, and how far it may go, desired (swarmkit `api/types.proto`
+/// TaskState). The order is the order of a task's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum TaskState {
+    /// Made by the orchestrator.
+    New,
+    /// Addresses and ports are leased.
+    Pending,
+    /// A node is chosen.
+    Assigned,
+    /// The node knows it.
+    Accepted,
+    /// The image is fetched and the container made.
+    Preparing,
+    /// Made, not started.
+    Ready,
+    /// Started, not yet healthy.
+    Starting,
+    /// Running.
+    Running,
+    /// Ended by itself with exit code 0.
+    Complete,
+    /// Ended because it was asked to.
+    Shutdown,
+    /// Ended with an error at or after its start.
+    Failed,
+    /// Could not be started.
+    Rejected,
+    /// Only desired: delete it once it has ended.
+    Remove,
+    /// Its node has been gone for too long.
+    Orphaned,
+}
+
+impl TaskState {
+    /// The Engine API's word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Pending => "pending",
+            Self::Assigned => "assigned",
+            Self::Accepted => "accepted",
+            Self::Preparing => "preparing",
+            Self::Ready => "ready",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Complete => "complete",
+            Self::Shutdown => "shutdown",
+            Self::Failed => "failed",
+            Self::Rejected => "rejected",
+            Self::Remove => "remove",
+            Self::Orphaned => "orphaned",
+        }
+    }
+
+    /// The task will not run any more.
+    #[must_use]
+    pub fn is_terminal(self) -> bool {
+        self > Self::Running
+    }
+}
+
+/// What a worker observed of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStatus {
+    /// How far it is.
+    pub state: TaskState,
+    /// When it got there.
+    pub timestamp: Wall,
+    /// Swarm's word for the phase: `created`, `preparing`, `started`, …
+    pub message: String,
+    /// What went wrong; empty when nothing did.
+    pub err: String,
+    /// Process id of the container's first process on its node; 0 when there is none.
+    pub pid: u32,
+    /// Exit code, once it has ended.
+    pub exit_code: Option<i32>,
+    /// Host-mode ports with the port number that the node took.
+    pub ports: Vec<Port>,
+}
+
+/// Where a task may be reached from this node, for the proxy's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Backend {
+    /// The task.
+    pub task: TaskId,
+    /// Its address.
+    pub address: IpAddr,
+    /// Port in the container.
+    pub port: u16,
+}
