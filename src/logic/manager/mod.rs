@@ -1,0 +1,3 @@
+//! The manager machine.
+
+pub mod io;

@@ -1,0 +1,3 @@
+//! The worker machine.
+
+pub mod io;
