@@ -1,1 +1,3 @@
 //! Wiring: start order, loops, shutdown.
+
+pub mod handle;

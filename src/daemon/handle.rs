@@ -1,0 +1,206 @@
+//! What the API may ask of the daemon: the only door between the two.
+//!
+//! Every call blocks its caller (an API thread, of which there is a bounded number) until the
+//! brain answered or the deadline passed. The channel to the brain is bounded; a full one is
+//! waited for within the same deadline.
+
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use async_channel::{Sender, TrySendError};
+
+pub use crate::logic::manager::io::{Command, CommandError, Reply, View};
+
+use crate::base::id::{ClusterId, NodeId};
+use crate::model::node::NodeDescription;
+
+/// Longest time that a command may take before its caller is told that it did not finish.
+const COMMAND_SECS_MAX: u64 = 30;
+
+/// The daemon as the API sees it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+/// What does not change while the daemon runs, and the swarm state, which does.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) brain: Sender<Event>,
+    pub(super) swarm: RwLock<SwarmState>,
+    pub(super) facts: Facts,
+}
+
+/// What the brain's loop is told by the rest of the process.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A command and where its answer goes.
+    Command { command: Command, answer: SyncSender<Result<Reply, Failure>> },
+    /// Make a cluster of this one node.
+    Init { request: InitRequest, answer: SyncSender<Result<NodeId, Failure>> },
+    /// Forget the cluster and everything of it.
+    Leave { force: bool, answer: SyncSender<Result<(), Failure>> },
+}
+
+/// Whether this node is in a swarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwarmState {
+    /// In none.
+    Inactive,
+    /// In one.
+    Active {
+        /// This node.
+        node: NodeId,
+        /// Its cluster.
+        cluster: ClusterId,
+    },
+}
+
+/// Facts about this machine and this daemon.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// What the node says of itself.
+    pub description: NodeDescription,
+    /// Kernel release.
+    pub kernel: String,
+    /// `PRETTY_NAME` of the operating system.
+    pub os: String,
+    /// `uname -m`.
+    pub machine: String,
+    /// Version of runc.
+    pub runc: String,
+    /// `1` or `2`.
+    pub cgroup_version: String,
+    /// Data root.
+    pub data_root: String,
+}
+
+/// What `init` may say.
+#[derive(Clone, Debug, Default)]
+pub struct InitRequest {
+    /// Address that other nodes reach this one at; empty lets the daemon choose.
+    pub advertise: String,
+    /// Address to listen at; empty is `0.0.0.0:2377`.
+    pub listen: String,
+}
+
+/// Why a call did not give what was asked for. `Display` is for the user.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The manager refused.
+    #[error(transparent)]
+    Refused(CommandError),
+    /// Docker's text for a manager's command without a swarm; 503.
+    #[error(
+        "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again."
+    )]
+    NoSwarm,
+    /// Docker's text for a second `init`; 503.
+    #[error(
+        "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one."
+    )]
+    AlreadySwarm,
+    /// Docker's text for `leave` without a swarm; 503.
+    #[error("This node is not part of a swarm")]
+    NotInSwarm,
+    /// Docker's text for `leave` of the last manager without force; 400.
+    #[error(
+        "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. "
+    )]
+    LastManager,
+    /// What was given cannot be used; 400.
+    #[error("{0}")]
+    Invalid(String),
+    /// The host did not do it; 500.
+    #[error("{0}")]
+    Host(String),
+    /// No answer within the deadline; 504. It may still take effect.
+    #[error("the daemon did not answer within {COMMAND_SECS_MAX} s; the request may still take effect")]
+    Late,
+    /// The daemon is stopping; 503.
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+impl Handle {
+    pub(super) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Asks the manager.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`] with the manager's reason, [`Failure::NoSwarm`], [`Failure::Late`] or
+    /// [`Failure::Stopping`].
+    pub fn command(&self, command: Command) -> Result<Reply, Failure> {
+        self.ask(|answer| Event::Command { command, answer })
+    }
+
+    /// The cluster's objects as of now.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn view(&self) -> Result<Arc<View>, Failure> {
+        match self.command(Command::Read)? {
+            Reply::View(view) => Ok(view),
+            Reply::Created { .. } | Reply::Done => {
+                Err(Failure::Host("the manager answered a read with something else".to_owned()))
+            }
+        }
+    }
+
+    /// Whether this node is in a swarm.
+    #[must_use]
+    pub fn swarm(&self) -> SwarmState {
+        match self.shared.swarm.read() {
+            Ok(state) => *state,
+            Err(poisoned) => *poisoned.into_inner(),
+        }
+    }
+
+    /// Makes a cluster of this one node.
+    ///
+    /// # Errors
+    /// [`Failure::AlreadySwarm`], [`Failure::Invalid`] for an address that cannot be used, or what
+    /// the host said.
+    pub fn init(&self, request: InitRequest) -> Result<NodeId, Failure> {
+        self.ask(|answer| Event::Init { request, answer })
+    }
+
+    /// Leaves the cluster: containers, networks and state of it are removed.
+    ///
+    /// # Errors
+    /// [`Failure::NotInSwarm`], or [`Failure::LastManager`] without `force`.
+    pub fn leave(&self, force: bool) -> Result<(), Failure> {
+        self.ask(|answer| Event::Leave { force, answer })
+    }
+
+    /// Facts about this machine and this daemon.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.shared.facts
+    }
+
+    fn ask<T>(
+        &self,
+        event: impl FnOnce(SyncSender<Result<T, Failure>>) -> Event,
+    ) -> Result<T, Failure> {
+        let (answer, answered) = sync_channel(1);
+        match self.shared.brain.try_send(event(answer)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                return Err(Failure::Refused(CommandError::Busy(
+                    "the daemon is busy: too many requests wait, try again".to_owned(),
+                )));
+            }
+            Err(TrySendError::Closed(_)) => return Err(Failure::Stopping),
+        }
+        match answered.recv_timeout(Duration::from_secs(COMMAND_SECS_MAX)) {
+            Ok(result) => result,
+            Err(RecvTimeoutError::Timeout) => Err(Failure::Late),
+            Err(RecvTimeoutError::Disconnected) => Err(Failure::Stopping),
+        }
+    }
+}
+
