@@ -18,13 +18,16 @@ need_root() {
 
 apt_updated=
 
+apt_lists() {
+  command -v apt-get >/dev/null || die "this machine has no apt-get: install by hand what README.md lists"
+  [ -z "$apt_updated" ] || return 0
+  say "apt-get update"
+  apt-get -qq update >/dev/null || say "warning: apt-get update failed; trying with the old lists"
+  apt_updated=1
+}
+
 apt_get() {
-  command -v apt-get >/dev/null || die "install by hand (this machine has no apt-get): $*"
-  if [ -z "$apt_updated" ]; then
-    say "apt-get update"
-    apt-get -qq update >/dev/null || say "warning: apt-get update failed; trying with the old lists"
-    apt_updated=1
-  fi
+  apt_lists
   say "installing: $*"
   # Debian starts a service when its package is installed; nothing here wants that.
   local policy=/usr/sbin/policy-rc.d mine=
@@ -60,11 +63,14 @@ need_rust() {
   [ -d "$HOME/.cargo/bin" ] && PATH="$HOME/.cargo/bin:$PATH"
   rust_is_new_enough && return
   need_packages cc:gcc make:make
-  if apt_get rustup 2>/dev/null && rustup toolchain install stable --profile minimal -c rustfmt -c clippy; then
+  apt_lists
+  if apt-cache show rustup >/dev/null 2>&1; then
+    apt_get rustup
+    rustup toolchain install stable --profile minimal -c rustfmt -c clippy
     rustup default stable
   else
     # Debian's toolchain for its browsers is kept new where the release's own is old.
-    apt_get rustc-web cargo-web
+    apt_get rustc-web cargo-web rustfmt-web rust-web-clippy
   fi
   rust_is_new_enough || die "a Rust toolchain of $(rust_version_wanted) or newer is needed (https://rustup.rs)"
 }
@@ -76,9 +82,9 @@ need_docker_client() {
   [ -x "$DOCKER_CLIENT" ] && return
   say "fetching Debian's docker client"
   mkdir -p "$top/target/tools/deb"
+  apt_lists
   local package=docker.io
   apt-cache show docker-cli >/dev/null 2>&1 && package=docker-cli
-  apt-cache show $package >/dev/null 2>&1 || apt-get -qq update >/dev/null
   (cd "$top/target/tools/deb" && apt-get -qq download "$package") || die "could not fetch $package"
   dpkg-deb -x "$top"/target/tools/deb/"$package"_*.deb "$top/target/tools/docker.io"
   [ -x "$DOCKER_CLIENT" ] || die "$package holds no docker client"
