@@ -1,1 +1,4 @@
 //! What acts: everything that blocks, fails or differs between two runs.
+
+pub mod disk;
+pub mod failpoint;

@@ -13,3 +13,4 @@ pub mod object;
 pub mod service;
 pub mod spec_check;
 pub mod task;
+pub mod wire;

@@ -1,1 +1,10 @@
 //! Integration tests: real kernel, real runc, real namespaces. They need root and fail loudly without.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    reason = "tests act on the machine, and what fails there fails the test"
+)]
+
+mod disk;
