@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use crate::base::id::{NodeId, TaskId};
 use crate::base::time::Wall;
-use crate::logic::manager::io::{Assignments, Report};
+use crate::logic::manager::io::{Assignments, Fence, Report};
 use crate::model::network::Network;
 use crate::model::node::NodeDescription;
 use crate::model::service::{ContainerSpec, Protocol};
@@ -156,6 +156,8 @@ pub struct Prepare {
     pub container: ContainerSpec,
     /// Networks it is on.
     pub networks: Vec<Network>,
+    /// Fence of the assignment, kept beside the task.
+    pub fence: Fence,
     /// Try the registry first, or use what is there.
     pub pull: bool,
 }
@@ -197,5 +199,5 @@ pub struct Config {
     /// What was found at start.
     pub found: Vec<Found>,
     /// Highest fence it has accepted.
-    pub fence: crate::logic::manager::io::Fence,
+    pub fence: Fence,
 }
