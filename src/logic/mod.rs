@@ -5,5 +5,11 @@
 //! scheduler, dispatch) and [`worker`] (assignments and one task machine each). The daemon and the
 //! simulator drive exactly this code.
 
+pub mod allocator;
+pub mod codec;
 pub mod manager;
+pub mod orchestrator;
+pub mod scheduler;
+pub mod store;
+pub mod template;
 pub mod worker;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::name::Name;
 use super::object::Meta;
-use super::service::{Labels, Port, TaskSpec};
+use super::service::{Labels, Port, Service, TaskSpec};
 use crate::base::id::{NetworkId, NodeId, ServiceId, TaskId};
 use crate::base::time::Wall;
 
@@ -44,6 +44,26 @@ pub struct Task {
     /// A successor waits in `Ready` until this time (set by the restart delay), for the display
     /// only: the manager's own deadline decides.
     pub not_before: Option<Wall>,
+}
+
+impl Task {
+    /// Whether the service wants another task than this one: an update replaces it. Another
+    /// placement alone does not (swarmkit `orchestrator.IsTaskDirty`).
+    #[must_use]
+    pub fn is_outdated(&self, service: &Service) -> bool {
+        if self.spec_version == service.spec_version {
+            return false;
+        }
+        let (mine, wanted) = (&self.spec, &service.spec.task);
+        let same = mine.container == wanted.container
+            && mine.resources == wanted.resources
+            && mine.restart == wanted.restart
+            && mine.log == wanted.log
+            && mine.networks == wanted.networks
+            && mine.force_update == wanted.force_update
+            && self.ports == service.ports;
+        !same
+    }
 }
 
 /// One address of a task.

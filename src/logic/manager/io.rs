@@ -64,6 +64,8 @@ pub enum Input {
 pub struct Report {
     /// New statuses, oldest first.
     pub statuses: Vec<(TaskId, TaskStatus)>,
+    /// Ended tasks of which only log and exit record are left: their addresses are free again.
+    pub cleaned: Vec<TaskId>,
     /// Tasks of which nothing is left on the worker: their addresses are free again.
     pub removed: Vec<TaskId>,
 }
@@ -251,7 +253,8 @@ pub struct Config {
     pub advertise: String,
 }
 
-/// What was found in the log.
+/// What was found in the log. All of it is durable: opening the log syncs what a killed process
+/// had written and not yet synced.
 #[derive(Clone, Debug, Default)]
 pub struct Recovered {
     /// Last index, its term and data of the newest snapshot.

@@ -169,6 +169,8 @@ pub struct Found {
     pub task: Task,
     /// How its container is.
     pub container: FoundContainer,
+    /// The machine was booted since the task was prepared: what ended, ended with the machine.
+    pub rebooted: bool,
 }
 
 /// How a container was found at start.

@@ -1,0 +1,116 @@
+//! What each worker is told: everything when it joins, then what changed.
+//!
+//! Only what is durable is told. Of a task only `desired` changes in its life, so that is what is
+//! remembered of what a worker knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Manager;
+use super::io::{Assignments, Fence, Output};
+use crate::base::id::{NodeId, TaskId};
+use crate::base::time::Now;
+use crate::logic::store::{Effect, Store};
+use crate::model::entry::Change;
+use crate::model::node::{NodeDescription, NodeState};
+use crate::model::object::{Object, ObjectId};
+use crate::model::task::TaskState;
+
+/// What a worker knows.
+#[derive(Debug, Default)]
+struct Session {
+    /// Joined and not yet told.
+    fresh: bool,
+    known: BTreeMap<TaskId, TaskState>,
+    changed: BTreeSet<TaskId>,
+}
+
+/// What all workers know.
+#[derive(Debug, Default)]
+pub(super) struct Dispatch {
+    sessions: BTreeMap<NodeId, Session>,
+}
+
+impl Dispatch {
+    fn join(&mut self, node: NodeId) {
+        self.sessions.insert(node, Session { fresh: true, ..Session::default() });
+    }
+
+    /// A write is durable.
+    pub(super) fn note(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Task(task) => {
+                let Some(session) = task.node.and_then(|node| self.sessions.get_mut(&node)) else {
+                    return;
+                };
+                if session.known.get(&task.id) != Some(&task.desired) {
+                    session.changed.insert(task.id);
+                }
+            }
+            Effect::Remove(ObjectId::Task(id)) => {
+                for session in self.sessions.values_mut() {
+                    if session.known.contains_key(id) {
+                        session.changed.insert(*id);
+                    }
+                }
+            }
+            Effect::Cluster(_)
+            | Effect::Node(_)
+            | Effect::Network(_)
+            | Effect::Service(_)
+            | Effect::Remove(
+                ObjectId::Cluster(_)
+                | ObjectId::Node(_)
+                | ObjectId::Network(_)
+                | ObjectId::Service(_),
+            ) => {}
+        }
+    }
+
+    /// Tells each worker what it does not know yet.
+    pub(super) fn flush(&mut self, store: &Store, term: u64, out: &mut Vec<Output>) {
+        for (node, session) in &mut self.sessions {
+            let complete = std::mem::take(&mut session.fresh);
+            let changed = std::mem::take(&mut session.changed);
+            if !complete && changed.is_empty() {
+                continue;
+            }
+            let (mut tasks, mut removed) = (Vec::new(), Vec::new());
+            if complete {
+                tasks.extend(store.tasks_of_node(*node).cloned());
+            } else {
+                for id in changed {
+                    match store.task(id) {
+                        Some(task) => tasks.push(Arc::clone(task)),
+                        None => removed.push(id),
+                    }
+                }
+            }
+            for id in &removed {
+                session.known.remove(id);
+            }
+            session.known.extend(tasks.iter().map(|task| (task.id, task.desired)));
+            let epoch = store.cluster().map_or(0, |cluster| cluster.epoch);
+            let fence = Fence { epoch, term, index: store.index() };
+            let networks = store.networks().cloned().collect();
+            let assignments = Assignments { fence, complete, tasks, removed, networks };
+            out.push(Output::Assign { node: *node, assignments });
+        }
+    }
+}
+
+impl Manager {
+    /// A worker began a session.
+    pub(super) fn worker_joined(&mut self, now: Now, id: NodeId, description: NodeDescription) {
+        let Some(node) = self.planned.node(id) else { return };
+        if node.description != description {
+            let mut node = node.as_ref().clone();
+            node.description = description;
+            self.write_own(now, vec![Change::Put(Object::Node(Box::new(node)))]);
+        }
+        if self.states.insert(id, NodeState::Ready) != Some(NodeState::Ready) {
+            self.dirty.extend(self.planned.services().map(|service| service.id));
+        }
+        self.dispatch.join(id);
+    }
+}

@@ -1,0 +1,290 @@
+//! A working copy of one service's tasks: reads see the store with the draft's own writes on top.
+//!
+//! Not here: any decision. A draft that changed nothing gives no changes.
+
+use std::collections::BTreeMap;
+
+use crate::base::id::{NodeId, ServiceId, TaskId};
+use crate::base::rng::Rng;
+use crate::base::time::{Now, Span, Wall};
+use crate::logic::allocator::{self, Picker};
+use crate::logic::scheduler::{self, Nodes};
+use crate::logic::store::Store;
+use crate::model::entry::Change;
+use crate::model::node::NodeState;
+use crate::model::object::{Meta, Object, ObjectId};
+use crate::model::service::{Mode, Service};
+use crate::model::task::{Task, TaskState, TaskStatus};
+
+/// One place for a task of a service: a slot number, or a node in a global service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SlotKey {
+    /// Of a replicated service.
+    Slot(u64),
+    /// Of a global service.
+    Node(NodeId),
+}
+
+/// The working copy.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    pub(super) store: &'a Store,
+    pub(super) now: Now,
+    states: &'a BTreeMap<NodeId, NodeState>,
+    rng: &'a mut Rng,
+    /// Index of the entry that the draft becomes.
+    pub(super) index: u64,
+    /// `None`: removed.
+    tasks: BTreeMap<TaskId, Option<Task>>,
+    service: Option<Service>,
+    nodes: Option<Nodes>,
+    picker: Picker,
+}
+
+impl<'a> Draft<'a> {
+    /// Nothing changed yet.
+    pub fn new(
+        store: &'a Store,
+        states: &'a BTreeMap<NodeId, NodeState>,
+        rng: &'a mut Rng,
+        now: Now,
+    ) -> Self {
+        Self {
+            store,
+            now,
+            states,
+            rng,
+            index: store.index() + 1,
+            tasks: BTreeMap::new(),
+            service: None,
+            nodes: None,
+            picker: Picker::default(),
+        }
+    }
+
+    pub(super) fn set_service(&mut self, service: Service) {
+        self.service = Some(service);
+    }
+
+    /// The service that is worked on.
+    pub(super) fn service(&self) -> &Service {
+        self.service.as_ref().expect("reconcile sets the service first")
+    }
+
+    pub(super) fn service_mut(&mut self) -> &mut Service {
+        self.service.as_mut().expect("reconcile sets the service first")
+    }
+
+    /// A task as the draft has it.
+    #[must_use]
+    pub fn task(&self, id: TaskId) -> Option<&Task> {
+        match self.tasks.get(&id) {
+            Some(own) => own.as_ref(),
+            None => self.store.task(id).map(AsRef::as_ref),
+        }
+    }
+
+    /// A task to be changed.
+    pub fn edit(&mut self, id: TaskId) -> Option<&mut Task> {
+        let store = self.store;
+        self.tasks
+            .entry(id)
+            .or_insert_with(|| store.task(id).map(|task| task.as_ref().clone()))
+            .as_mut()
+    }
+
+    /// Sets how far a task may go; it never goes back.
+    pub(super) fn want(&mut self, id: TaskId, desired: TaskState) {
+        if let Some(task) = self.edit(id) {
+            task.desired = task.desired.max(desired);
+        }
+    }
+
+    fn remove(&mut self, id: TaskId) {
+        self.tasks.insert(id, None);
+    }
+
+    /// Ids of a service's tasks, oldest first.
+    pub(super) fn tasks_of(&self, service: ServiceId) -> Vec<TaskId> {
+        let stored = self.store.tasks_of_service(service).map(|task| task.id);
+        let own = self.tasks.values().flatten().filter(|task| task.service == service);
+        let mut ids: Vec<TaskId> = stored.chain(own.map(|task| task.id)).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.retain(|id| self.task(*id).is_some());
+        ids.sort_by_key(|id| self.task(*id).map(|task| (task.meta.created, task.not_before)));
+        ids
+    }
+
+    /// The service's tasks by slot, oldest first, without those that are to be removed.
+    pub(super) fn slots(&self) -> BTreeMap<SlotKey, Vec<TaskId>> {
+        let mut slots: BTreeMap<SlotKey, Vec<TaskId>> = BTreeMap::new();
+        for id in self.tasks_of(self.service().id) {
+            let Some(task) = self.task(id).filter(|task| task.desired != TaskState::Remove) else {
+                continue;
+            };
+            let key = match (self.service().spec.mode, task.node) {
+                (Mode::Global | Mode::GlobalJob, Some(node)) => SlotKey::Node(node),
+                (Mode::Global | Mode::GlobalJob, None)
+                | (Mode::Replicated { .. } | Mode::ReplicatedJob { .. }, _) => {
+                    SlotKey::Slot(task.slot)
+                }
+            };
+            slots.entry(key).or_default().push(id);
+        }
+        slots
+    }
+
+    /// A new task of the service in a slot. With a delay it waits in `Ready`.
+    pub(super) fn create(&mut self, key: SlotKey, desired: TaskState, delay: Span) -> TaskId {
+        let id = TaskId::new(self.rng.next_u128());
+        let (wall, service) = (self.now.wall, self.service());
+        let (slot, node) = match key {
+            SlotKey::Slot(slot) => (slot, None),
+            SlotKey::Node(node) => (0, Some(node)),
+        };
+        let task = Task {
+            id,
+            meta: Meta { version: 0, created: wall, updated: wall },
+            service: service.id,
+            service_name: service.spec.name.clone(),
+            slot,
+            node,
+            spec: service.spec.task.clone(),
+            spec_version: service.spec_version,
+            service_labels: service.spec.labels.clone(),
+            ports: service.ports.clone(),
+            addresses: Vec::new(),
+            desired,
+            status: status(TaskState::New, wall, "created"),
+            job_iteration: 0,
+            not_before: (delay > Span::ZERO).then(|| Wall(wall.0.saturating_add(delay.0))),
+        };
+        self.tasks.insert(id, Some(task));
+        id
+    }
+
+    /// The nodes with the draft's tasks on them.
+    pub(super) fn nodes(&mut self) -> &mut Nodes {
+        if self.nodes.is_none() {
+            let stored = self.store.tasks().filter(|task| !self.tasks.contains_key(&task.id));
+            let all = stored.map(AsRef::as_ref).chain(self.tasks.values().flatten());
+            self.nodes = Some(Nodes::new(self.store, self.states, all));
+        }
+        self.nodes.get_or_insert_default()
+    }
+
+    /// Gives addresses and nodes to the service's tasks that have none; true when one still waits.
+    pub(super) fn place_tasks(&mut self) -> bool {
+        let waiting = |task: &Task| {
+            task.status.state < TaskState::Assigned && task.desired <= TaskState::Running
+        };
+        let ids = self.tasks_of(self.service().id);
+        let ids: Vec<TaskId> =
+            ids.into_iter().filter(|id| self.task(*id).is_some_and(waiting)).collect();
+        // Desired states have changed since the nodes were last counted.
+        self.nodes = None;
+        let mut waits = false;
+        for id in ids {
+            waits |= !self.place(id);
+        }
+        waits
+    }
+
+    fn place(&mut self, id: TaskId) -> bool {
+        let Some(mut task) = self.task(id).cloned() else { return true };
+        let wall = self.now.wall;
+        if task.addresses.is_empty()
+            && let Some(network) = allocator::network_for(self.store, &task.ports)
+        {
+            match self.picker.pick(self.store, network) {
+                Some(address) => task.addresses.push(address),
+                None => {
+                    let err = format!("no address is free in network {}", network.name);
+                    self.wait(task, TaskState::New, "created", err);
+                    return false;
+                }
+            }
+        }
+        let placed = match task.node {
+            Some(node) => {
+                self.nodes().confirm(node, &task).map(|node| (node, scheduler::MESSAGE_CONFIRMED))
+            }
+            None => self.nodes().place(&task).map(|node| (node, scheduler::MESSAGE_ASSIGNED)),
+        };
+        match placed {
+            Ok((node, message)) => {
+                task.node = Some(node);
+                task.status = status(TaskState::Assigned, wall, message);
+                self.nodes().add(&task);
+                self.tasks.insert(id, Some(task));
+                true
+            }
+            Err(err) => {
+                self.wait(task, TaskState::Pending, scheduler::MESSAGE_PENDING, err);
+                false
+            }
+        }
+    }
+
+    /// Says why a task waits, unless it says so already.
+    fn wait(&mut self, mut task: Task, state: TaskState, message: &str, err: String) {
+        if task.status.state != state || task.status.err != err {
+            task.status = status(state, self.now.wall, message);
+            task.status.err = err;
+        }
+        self.tasks.insert(task.id, Some(task));
+    }
+
+    /// Drops the tasks to be removed of which a worker holds nothing but perhaps a log.
+    pub(super) fn finish_removed(&mut self, service: ServiceId) {
+        for id in self.tasks_of(service) {
+            let gone = self.task(id).is_some_and(|task| {
+                let ended = task.status.state.is_terminal() && task.addresses.is_empty();
+                let unknown = task.status.state < TaskState::Assigned;
+                task.desired == TaskState::Remove && (ended || unknown)
+            });
+            if gone {
+                self.remove(id);
+            }
+        }
+    }
+
+    pub(super) fn drop_task(&mut self, id: TaskId) {
+        self.remove(id);
+    }
+
+    /// What is to be written: the service first, then tasks, without what is as it was.
+    #[must_use]
+    pub fn into_changes(self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if let Some(service) = self.service
+            && let Some(stored) = self.store.service(service.id)
+            && stored.as_ref() != &service
+        {
+            changes.push(Change::Put(Object::Service(Box::new(service))));
+        }
+        for (id, task) in self.tasks {
+            match (task, self.store.task(id)) {
+                (Some(task), Some(stored)) if stored.as_ref() == &task => {}
+                (Some(task), _) => changes.push(Change::Put(Object::Task(Box::new(task)))),
+                (None, Some(_)) => changes.push(Change::Remove(ObjectId::Task(id))),
+                (None, None) => {}
+            }
+        }
+        changes
+    }
+}
+
+/// A status without anything special.
+pub(crate) fn status(state: TaskState, timestamp: Wall, message: &str) -> TaskStatus {
+    TaskStatus {
+        state,
+        timestamp,
+        message: message.to_owned(),
+        err: String::new(),
+        pid: 0,
+        exit_code: None,
+        ports: Vec::new(),
+    }
+}

@@ -1,0 +1,62 @@
+//! Replicated services: as many slots as replicas.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use super::draft::{Draft, SlotKey};
+use crate::base::id::{NodeId, TaskId};
+use crate::base::time::Span;
+use crate::model::task::TaskState;
+
+/// Scales up into the lowest free slots; down from the nodes that hold most, what does not run
+/// first, then the highest slot.
+pub(super) fn scale(draft: &mut Draft<'_>, replicas: u64) {
+    let slots = draft.slots();
+    let have = u64::try_from(slots.len()).unwrap_or(u64::MAX);
+    if have < replicas {
+        let free = (1..).map(SlotKey::Slot).filter(|key| !slots.contains_key(key));
+        for key in free.take(usize::try_from(replicas - have).unwrap_or(0)) {
+            draft.create(key, TaskState::Running, Span::ZERO);
+        }
+    } else if have > replicas {
+        let surplus = usize::try_from(have - replicas).unwrap_or(usize::MAX);
+        for key in surplus_slots(draft, &slots, surplus) {
+            for id in slots.get(&key).into_iter().flatten() {
+                draft.want(*id, TaskState::Remove);
+            }
+        }
+    }
+}
+
+/// What scale-down takes.
+fn surplus_slots(
+    draft: &Draft<'_>,
+    slots: &BTreeMap<SlotKey, Vec<TaskId>>,
+    surplus: usize,
+) -> Vec<SlotKey> {
+    let mut left: BTreeMap<SlotKey, (bool, Option<NodeId>)> = BTreeMap::new();
+    let mut on_node: BTreeMap<Option<NodeId>, u64> = BTreeMap::new();
+    for (key, ids) in slots {
+        let tasks = || ids.iter().filter_map(|id| draft.task(*id));
+        let runs = tasks().any(|task| {
+            task.status.state == TaskState::Running && task.desired == TaskState::Running
+        });
+        let node = tasks().last().and_then(|task| task.node);
+        left.insert(*key, (runs, node));
+        *on_node.entry(node).or_default() += 1;
+    }
+    let mut taken = Vec::with_capacity(surplus);
+    while taken.len() < surplus {
+        let count = |node: &Option<NodeId>| on_node.get(node).copied().unwrap_or(0);
+        let worst = left
+            .iter()
+            .min_by_key(|(key, (runs, node))| (*runs, Reverse(count(node)), Reverse(**key)));
+        let Some((key, node)) = worst.map(|(key, (_, node))| (*key, *node)) else { break };
+        left.remove(&key);
+        if let Some(count) = on_node.get_mut(&node) {
+            *count -= 1;
+        }
+        taken.push(key);
+    }
+    taken
+}

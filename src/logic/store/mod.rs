@@ -1,0 +1,180 @@
+//! The cluster's state: typed tables and their indexes.
+//!
+//! Only [`Store::apply`] (an entry) and [`Store::install`] (what another store's `apply` made of
+//! the same entry) change it, so two stores that applied the same entries are equal. Objects are
+//! shared; cloning a store copies no object.
+//!
+//! **Invariant:** every index holds exactly what a walk over the tables would find.
+
+mod apply;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+pub use self::apply::{Applied, ApplyResult, Effect};
+pub use self::snapshot::SnapshotError;
+
+use crate::base::id::{NetworkId, NodeId, RequestId, ServiceId, TaskId};
+use crate::model::cluster::Cluster;
+use crate::model::name::Name;
+use crate::model::network::Network;
+use crate::model::node::Node;
+use crate::model::object::ObjectId;
+use crate::model::service::Service;
+use crate::model::task::Task;
+
+/// Requests whose answer is kept; an older one that is retried is taken for a new one.
+pub const REQUESTS_KEPT_MAX: usize = 4_096;
+
+/// The request of an entry that nobody asked for: the manager's own work. Its answer is not kept.
+pub const OWN_REQUEST: RequestId = RequestId::new(0);
+
+/// Typed tables and their indexes.
+#[derive(Clone, Debug, Default)]
+pub struct Store {
+    index: u64,
+    cluster: Option<Arc<Cluster>>,
+    nodes: BTreeMap<NodeId, Arc<Node>>,
+    networks: BTreeMap<NetworkId, Arc<Network>>,
+    services: BTreeMap<ServiceId, Arc<Service>>,
+    tasks: BTreeMap<TaskId, Arc<Task>>,
+    answers: Answers,
+    service_names: BTreeMap<Name, ServiceId>,
+    tasks_by_service: BTreeSet<(ServiceId, TaskId)>,
+    tasks_by_node: BTreeSet<(NodeId, TaskId)>,
+    /// An address may be there twice only between two changes of one entry.
+    leases: BTreeMap<(NetworkId, Ipv4Addr), TaskId>,
+}
+
+/// The first answers to the last [`REQUESTS_KEPT_MAX`] requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Answers {
+    order: VecDeque<RequestId>,
+    by_request: BTreeMap<RequestId, ApplyResult>,
+}
+
+impl Answers {
+    fn note(&mut self, request: RequestId, result: ApplyResult) {
+        if request == OWN_REQUEST || self.by_request.insert(request, result).is_some() {
+            return;
+        }
+        self.order.push_back(request);
+        if self.order.len() > REQUESTS_KEPT_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_request.remove(&oldest);
+        }
+    }
+}
+
+impl Store {
+    /// Index of the last applied entry.
+    #[must_use]
+    pub const fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The cluster, once there is one.
+    #[must_use]
+    pub const fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.as_ref()
+    }
+
+    /// One node.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> Option<&Arc<Node>> {
+        self.nodes.get(&id)
+    }
+
+    /// All nodes in id order.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.values()
+    }
+
+    /// One network.
+    #[must_use]
+    pub fn network(&self, id: NetworkId) -> Option<&Arc<Network>> {
+        self.networks.get(&id)
+    }
+
+    /// All networks in id order.
+    pub fn networks(&self) -> impl Iterator<Item = &Arc<Network>> {
+        self.networks.values()
+    }
+
+    /// One service.
+    #[must_use]
+    pub fn service(&self, id: ServiceId) -> Option<&Arc<Service>> {
+        self.services.get(&id)
+    }
+
+    /// The service of this name.
+    #[must_use]
+    pub fn service_named(&self, name: &Name) -> Option<&Arc<Service>> {
+        self.service_names.get(name).and_then(|id| self.services.get(id))
+    }
+
+    /// All services in id order.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// One task.
+    #[must_use]
+    pub fn task(&self, id: TaskId) -> Option<&Arc<Task>> {
+        self.tasks.get(&id)
+    }
+
+    /// All tasks in id order.
+    pub fn tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.values()
+    }
+
+    /// Number of tasks, finished ones included.
+    #[must_use]
+    pub fn tasks_len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// The tasks of a service in id order.
+    pub fn tasks_of_service(&self, id: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
+        let range = (id, TaskId::new(0))..=(id, TaskId::new(u128::MAX));
+        self.tasks_by_service.range(range).filter_map(|(_, task)| self.tasks.get(task))
+    }
+
+    /// The tasks on a node in id order.
+    pub fn tasks_of_node(&self, id: NodeId) -> impl Iterator<Item = &Arc<Task>> {
+        let range = (id, TaskId::new(0))..=(id, TaskId::new(u128::MAX));
+        self.tasks_by_node.range(range).filter_map(|(_, task)| self.tasks.get(task))
+    }
+
+    /// The task that holds an address.
+    #[must_use]
+    pub fn lease(&self, network: NetworkId, address: Ipv4Addr) -> Option<TaskId> {
+        self.leases.get(&(network, address)).copied()
+    }
+
+    /// What a request was answered, if it is among the last [`REQUESTS_KEPT_MAX`].
+    #[must_use]
+    pub fn answer(&self, request: RequestId) -> Option<ApplyResult> {
+        self.answers.by_request.get(&request).copied()
+    }
+
+    /// Version of an object; `None` when it is not there.
+    #[must_use]
+    pub fn version(&self, id: ObjectId) -> Option<u64> {
+        match id {
+            ObjectId::Cluster(id) => {
+                self.cluster.as_ref().filter(|cluster| cluster.id == id).map(|c| c.meta.version)
+            }
+            ObjectId::Node(id) => self.nodes.get(&id).map(|node| node.meta.version),
+            ObjectId::Network(id) => self.networks.get(&id).map(|network| network.meta.version),
+            ObjectId::Service(id) => self.services.get(&id).map(|service| service.meta.version),
+            ObjectId::Task(id) => self.tasks.get(&id).map(|task| task.meta.version),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The store as bytes and back, and a number that tells two stores apart.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ApplyResult, Effect, Store};
+use crate::base::id::RequestId;
+use crate::logic::codec::{self, CodecError, Kind};
+use crate::model::cluster::Cluster;
+use crate::model::network::Network;
+use crate::model::node::Node;
+use crate::model::service::Service;
+use crate::model::task::Task;
+
+/// A snapshot cannot be written or read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// Writing it.
+    #[error("cannot encode the snapshot of the store")]
+    Encode(#[source] CodecError),
+    /// Reading it.
+    #[error("cannot decode the snapshot of the store")]
+    Decode(#[source] CodecError),
+}
+
+/// The tables in id order and the answers in the order of their requests.
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    index: u64,
+    cluster: Option<Arc<Cluster>>,
+    nodes: Vec<Arc<Node>>,
+    networks: Vec<Arc<Network>>,
+    services: Vec<Arc<Service>>,
+    tasks: Vec<Arc<Task>>,
+    answers: Vec<(RequestId, ApplyResult)>,
+}
+
+impl Store {
+    /// The whole store as bytes.
+    ///
+    /// # Errors
+    /// When it cannot be encoded.
+    pub fn snapshot(&self) -> Result<Vec<u8>, SnapshotError> {
+        let answers = &self.answers;
+        let snapshot = Snapshot {
+            index: self.index,
+            cluster: self.cluster.clone(),
+            nodes: self.nodes.values().cloned().collect(),
+            networks: self.networks.values().cloned().collect(),
+            services: self.services.values().cloned().collect(),
+            tasks: self.tasks.values().cloned().collect(),
+            answers: answers
+                .order
+                .iter()
+                .filter_map(|request| Some((*request, *answers.by_request.get(request)?)))
+                .collect(),
+        };
+        codec::encode(Kind::STORE_SNAPSHOT, &snapshot).map_err(SnapshotError::Encode)
+    }
+
+    /// The store that [`Store::snapshot`] was made of.
+    ///
+    /// # Errors
+    /// When the bytes are no snapshot that this release knows.
+    pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let snapshot: Snapshot =
+            codec::decode(Kind::STORE_SNAPSHOT, bytes).map_err(SnapshotError::Decode)?;
+        let mut store = Self { index: snapshot.index, ..Self::default() };
+        let cluster = snapshot.cluster.into_iter().map(Effect::Cluster);
+        let nodes = snapshot.nodes.into_iter().map(Effect::Node);
+        let networks = snapshot.networks.into_iter().map(Effect::Network);
+        let services = snapshot.services.into_iter().map(Effect::Service);
+        let tasks = snapshot.tasks.into_iter().map(Effect::Task);
+        for effect in cluster.chain(nodes).chain(networks).chain(services).chain(tasks) {
+            store.write(&effect);
+        }
+        for (request, result) in snapshot.answers {
+            store.answers.note(request, result);
+        }
+        Ok(store)
+    }
+
+    /// Equal for equal stores (FNV-1a of the snapshot); zero when it cannot be encoded.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        self.snapshot().map_or(0, |bytes| bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
+    }
+}
