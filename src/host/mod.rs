@@ -2,3 +2,6 @@
 
 pub mod disk;
 pub mod failpoint;
+
+pub mod net;
+pub mod netlink;

@@ -8,3 +8,5 @@
 )]
 
 mod disk;
+
+mod net;
