@@ -3,6 +3,11 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+mod crash;
+mod damage;
+#[path = "../sim/mem_disk.rs"]
+mod mem_disk;
+
 use skep::host::disk::{LogKey, Wal, ledger};
 use skep::model::wire::{Entry, HardState, Kind, LogRecord};
 

@@ -1,7 +1,8 @@
 //! What the records of a log add up to. Pure; the same rules guard what is appended.
 //!
 //! Invariants: `floor` ≤ `last`; the log holds every entry in `floor+1 ..= last` and nothing else;
-//! terms never fall along it; nothing at or below `floor` is ever rewritten.
+//! terms never fall along it; nothing at or below `floor` is ever rewritten, except that the oldest
+//! segment on disk may begin by rewriting what a removed one held (a snapshot covers it).
 
 use crate::model::wire::{Entry, HardState, LogRecord};
 
@@ -15,6 +16,8 @@ pub(super) struct Tail {
     pub(super) floor: Place,
     /// The place of the last entry, or `floor`.
     pub(super) last: Place,
+    /// The floor is where a removed segment ended: what it held there may have been replaced.
+    loose: bool,
     /// For each term in the log its first index, ascending.
     runs: Vec<Place>,
     pub(super) hard_state: HardState,
@@ -63,6 +66,7 @@ impl Tail {
     /// Forgets all entries; the log goes on behind `place`.
     pub(super) fn reset(&mut self, place: Place) {
         self.runs.clear();
+        self.loose = false;
         (self.floor, self.last) = (place, place);
     }
 
@@ -96,6 +100,10 @@ impl Tail {
     }
 
     fn push(&mut self, index: u64, term: u64) -> Result<Effect, OutOfOrder> {
+        if self.loose && index > 0 && index <= self.floor.0 {
+            self.reset((index - 1, 0));
+            self.loose = true;
+        }
         if index <= self.floor.0 || index > self.last.0.saturating_add(1) {
             return Err(OutOfOrder);
         }
@@ -123,7 +131,8 @@ pub(super) struct Replay {
 impl Replay {
     /// A log whose first segment on disk begins behind `floor`.
     pub(super) fn from_floor(floor: Place) -> Self {
-        Self { tail: Tail::from_floor(floor), ..Self::default() }
+        let tail = Tail { loose: true, ..Tail::from_floor(floor) };
+        Self { tail, ..Self::default() }
     }
 
     /// Adds one record.
@@ -152,6 +161,7 @@ impl Replay {
     /// place, so that its entries are void and it must be told to go on behind the snapshot.
     pub(super) fn finish(mut self, place: Place) -> (Tail, Vec<Entry>, bool) {
         let held = self.tail.holds(place);
+        self.tail.loose = false;
         if held {
             self.entries.retain(|entry| entry.index > place.0);
         } else {
@@ -186,6 +196,19 @@ mod tests {
         assert_eq!(tail.apply(&LogRecord::HardState(newer)), Ok(Effect::None));
         let older = HardState { term: 2, ..HardState::default() };
         assert_eq!(tail.apply(&LogRecord::HardState(older)), Err(OutOfOrder));
+    }
+
+    #[test]
+    fn the_oldest_segment_may_rewrite_what_a_removed_one_held() {
+        let mut replay = Replay::from_floor((4, 2));
+        replay.apply(entry(5, 2)).unwrap();
+        replay.apply(entry(3, 5)).unwrap();
+        assert_eq!((replay.tail.floor, replay.tail.last), ((2, 0), (3, 5)));
+        assert!(replay.is_reached_from((4, 5)) && replay.is_reached_from((3, 5)));
+        assert!(!replay.is_reached_from((2, 1)), "nobody knows the term of what was removed");
+        let (mut tail, entries, void) = replay.finish((3, 5));
+        assert!(!void && entries.is_empty());
+        assert_eq!(tail.apply(&entry(2, 6)), Err(OutOfOrder));
     }
 
     #[test]

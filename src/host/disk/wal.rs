@@ -200,8 +200,13 @@ impl<D: Disk> Wal<D> {
                 self.write_frame(frame, &tail)?;
                 frame = next;
             }
-            let out_of_order = |_| WalError::OutOfOrder { place, last: self.tail.last.0 };
-            tail.apply(record).map_err(out_of_order)?;
+            let out_of_order = WalError::OutOfOrder { place, last: self.tail.last.0 };
+            let newest = self.snapshots.first().map_or(0, |(index, _)| *index);
+            if matches!(record, LogRecord::Entry(entry) if entry.index <= newest)
+                || tail.apply(record).is_err()
+            {
+                return Err(out_of_order);
+            }
         }
         if frame.is_empty() {
             return Ok(());
@@ -240,7 +245,7 @@ impl<D: Disk> Wal<D> {
         self.reserve
     }
 
-    /// Makes a snapshot of the store durable. Where the log does not hold the entry that it ends
+    /// Makes a snapshot of the store durable; one that is refused may still be found later. Where the log does not hold the entry that it ends
     /// at (the leader sent it), the log goes on behind it and its own entries are void.
     pub fn save_snapshot(&mut self, index: u64, term: u64, data: &[u8]) -> Result<(), WalError> {
         self.check_open()?;
