@@ -1,0 +1,354 @@
+//! One task on this node: what is wanted, what the host has of it, what was told of it.
+//!
+//! A task machine knows no other task. What it does next is [`next`](super::next::next), a pure
+//! function of it.
+//!
+//! **Invariant:** the state that is told only grows.
+
+use std::sync::Arc;
+
+use super::io::{Exit, Found, FoundContainer};
+use crate::base::time::{Now, Span, Time, Wall};
+use crate::model::service::{Port, PublishMode};
+use crate::model::task::{Task, TaskState, TaskStatus};
+
+/// First wait before an action that failed is tried again; doubles up to [`RETRY_MAX`].
+pub const RETRY_MIN: Span = Span::from_secs(1);
+
+/// Longest such wait.
+pub const RETRY_MAX: Span = Span::from_secs(60);
+
+/// Message of a task that was started again under its own id after the machine went down.
+pub const MESSAGE_RESTARTED: &str = "restarted after reboot";
+
+/// What the host has of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Host {
+    /// Nothing at all.
+    Empty,
+    /// Perhaps parts of a container, nothing that ran.
+    Parts,
+    /// A container, not started.
+    Made,
+    /// A running container.
+    Running,
+    /// A container that has ended.
+    Ended,
+    /// Log and exit record.
+    Cleaned,
+}
+
+/// An action under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doing {
+    Prepare,
+    Start,
+    Stop,
+    Kill,
+    Clean,
+    Remove,
+}
+
+/// How far a task is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wanted {
+    Gone,
+    Stopped,
+    Ready,
+    Running,
+}
+
+/// A running container that is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stopping {
+    /// When that was known.
+    pub(super) since: Time,
+    /// Table of routes without the task; none yet made.
+    pub(super) generation: Option<u64>,
+    /// When the stop signal was sent.
+    pub(super) signalled: Option<Time>,
+    /// When SIGKILL was last sent, and how often it was.
+    pub(super) killed: Option<(Time, u32)>,
+}
+
+/// An action failed and is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Retry {
+    pub(super) at: Time,
+    pub(super) wait: Span,
+}
+
+/// One task on this node.
+#[derive(Clone, Debug)]
+pub(super) struct Machine {
+    pub(super) task: Arc<Task>,
+    /// A manager named it in this run. Before that nothing is done to it.
+    pub(super) assigned: bool,
+    /// No manager names it any more.
+    pub(super) gone: bool,
+    pub(super) status: TaskStatus,
+    /// What the manager was told last.
+    pub(super) told: Option<TaskStatus>,
+    /// The manager was told that its addresses are free.
+    pub(super) told_cleaned: bool,
+    pub(super) host: Host,
+    pub(super) doing: Option<Doing>,
+    pub(super) exit: Option<Exit>,
+    pub(super) stopping: Option<Stopping>,
+    pub(super) retry: Option<Retry>,
+    /// The first table of routes that holds its ports, and when that was made.
+    pub(super) ports_in: Option<(u64, Time)>,
+    /// Number taken for each host-mode port that the user left open, by place in `task.ports`.
+    pub(super) open_ports: Vec<(usize, u16)>,
+    /// Numbers that were refused for them.
+    pub(super) open_ports_tried: u32,
+    /// What ended, ended with the machine: it starts again under its own id.
+    pub(super) rebooted: bool,
+    /// Process id as found.
+    pub(super) pid: u32,
+    /// When to look again.
+    pub(super) wake: Option<Time>,
+}
+
+impl Machine {
+    /// As a manager assigned it.
+    pub(super) fn assigned(task: &Arc<Task>) -> Self {
+        let mut machine = Self {
+            task: Arc::clone(task),
+            assigned: true,
+            gone: false,
+            status: task.status.clone(),
+            told: Some(task.status.clone()),
+            told_cleaned: false,
+            host: Host::Empty,
+            doing: None,
+            exit: None,
+            stopping: None,
+            retry: None,
+            ports_in: None,
+            open_ports: Vec::new(),
+            open_ports_tried: 0,
+            rebooted: false,
+            pid: 0,
+            wake: None,
+        };
+        machine.keep_open_ports();
+        machine
+    }
+
+    /// As it was found at start.
+    pub(super) fn found(found: &Found) -> Self {
+        let mut machine = Self::assigned(&Arc::new(found.task.clone()));
+        machine.assigned = false;
+        machine.told = None;
+        machine.rebooted = found.rebooted;
+        machine.host = match &found.container {
+            FoundContainer::None => Host::Parts,
+            FoundContainer::Created => Host::Made,
+            FoundContainer::Running { pid } => {
+                machine.pid = *pid;
+                Host::Running
+            }
+            FoundContainer::Exited(exit) => {
+                machine.exit = Some(exit.clone());
+                Host::Ended
+            }
+        };
+        machine
+    }
+
+    /// The numbers that the task's own status tells.
+    fn keep_open_ports(&mut self) {
+        for (at, port) in self.task.ports.iter().enumerate() {
+            let same = |told: &&Port| {
+                told.target == port.target && told.protocol == port.protocol && told.published != 0
+            };
+            if is_open(port)
+                && let Some(told) = self.status.ports.iter().find(same)
+            {
+                self.open_ports.retain(|(other, _)| *other != at);
+                self.open_ports.push((at, told.published));
+            }
+        }
+    }
+
+    pub(super) fn wanted(&self) -> Wanted {
+        match self.task.desired {
+            TaskState::Remove => Wanted::Gone,
+            _ if self.gone => Wanted::Gone,
+            TaskState::Running | TaskState::Complete => Wanted::Running,
+            TaskState::Shutdown | TaskState::Failed | TaskState::Rejected | TaskState::Orphaned => {
+                Wanted::Stopped
+            }
+            TaskState::New
+            | TaskState::Pending
+            | TaskState::Assigned
+            | TaskState::Accepted
+            | TaskState::Preparing
+            | TaskState::Ready
+            | TaskState::Starting => Wanted::Ready,
+        }
+    }
+
+    /// It has ended, and nothing on the node holds its addresses.
+    pub(super) fn is_cleaned(&self) -> bool {
+        let clean = matches!(self.host, Host::Empty | Host::Cleaned) && self.doing.is_none();
+        clean && self.is_over() && !self.task.addresses.is_empty()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.status.state.is_terminal()
+    }
+
+    /// Connections may go to it.
+    pub(super) fn in_rotation(&self) -> bool {
+        self.host == Host::Running && self.wanted() >= Wanted::Ready && !self.is_over()
+    }
+
+    /// A new assignment of the same task; `whole` when it is one of all that there are.
+    pub(super) fn assign(&mut self, now: Now, task: &Arc<Task>, whole: bool) {
+        if task.desired != self.task.desired {
+            self.retry = None;
+        }
+        let first = !std::mem::replace(&mut self.assigned, true);
+        let desired = task.desired.max(self.task.desired);
+        self.gone = false;
+        self.task = if task.desired == desired {
+            Arc::clone(task)
+        } else {
+            Arc::new(Task { desired, ..task.as_ref().clone() })
+        };
+        if first || whole {
+            self.told = Some(task.status.clone());
+            self.told_cleaned = false;
+        }
+        if first {
+            self.adopt(now, &task.status);
+        } else if task.status.state.is_terminal() && !self.is_over() {
+            self.status = task.status.clone();
+            self.told = Some(task.status.clone());
+        }
+    }
+
+    /// The manager's word on a task that was found at start.
+    fn adopt(&mut self, now: Now, told: &TaskStatus) {
+        if told.state.is_terminal() || told.state > self.status.state {
+            self.status = told.clone();
+            self.keep_open_ports();
+        }
+        if self.is_over() {
+            return;
+        }
+        match self.host {
+            Host::Running => {
+                if self.status.state < TaskState::Running {
+                    self.set(TaskState::Running, now.wall, "started", String::new());
+                    self.status.ports = self.host_ports();
+                }
+                self.status.pid = self.pid;
+            }
+            Host::Ended if !self.starts_again() => self.end_as_recorded(),
+            Host::Empty | Host::Parts | Host::Made | Host::Ended | Host::Cleaned => {}
+        }
+    }
+
+    /// What went down with the machine starts again, if it is still wanted.
+    fn starts_again(&self) -> bool {
+        self.rebooted && self.host == Host::Ended && self.wanted() == Wanted::Running
+    }
+
+    /// Goes to a state, unless it is already further; whether it did.
+    pub(super) fn set(&mut self, state: TaskState, at: Wall, message: &str, err: String) -> bool {
+        if state < self.status.state || self.is_over() {
+            return false;
+        }
+        self.status.state = state;
+        self.status.timestamp = at;
+        message.clone_into(&mut self.status.message);
+        self.status.err = err;
+        true
+    }
+
+    /// Says why it is tried again, once for each reason.
+    pub(super) fn set_err(&mut self, state: TaskState, at: Wall, message: &str, err: String) {
+        if self.status.state < state || self.status.err != err {
+            self.set(state, at, message, err);
+        }
+    }
+
+    /// Its container runs.
+    pub(super) fn started(&mut self, now: Now, pid: u32) {
+        self.host = Host::Running;
+        self.pid = pid;
+        let again = self.status.state == TaskState::Running;
+        let message = if again { MESSAGE_RESTARTED } else { "started" };
+        if self.set(TaskState::Running, now.wall, message, String::new()) {
+            self.status.pid = pid;
+            self.status.ports = self.host_ports();
+        }
+    }
+
+    /// Its container ended.
+    pub(super) fn exited(&mut self, exit: Exit) {
+        let runs = self.host == Host::Running;
+        let starts = self.doing == Some(Doing::Start) || self.host == Host::Made;
+        if self.exit.is_some() || !(runs || starts) {
+            return;
+        }
+        self.exit = Some(exit);
+        if runs {
+            self.host = Host::Ended;
+            if self.assigned {
+                self.end_as_recorded();
+            }
+        }
+    }
+
+    /// The state that the exit record stands for.
+    pub(super) fn end_as_recorded(&mut self) {
+        let Some(exit) = self.exit.clone() else { return };
+        let asked = self.stopping.is_some() || self.wanted() <= Wanted::Stopped;
+        let failed = |text: String| (TaskState::Failed, "started", text);
+        let (state, message, err) = if asked {
+            (TaskState::Shutdown, "shutdown", String::new())
+        } else if exit.shim_lost {
+            failed("shim lost".to_owned())
+        } else if exit.oom {
+            failed(format!("task: non-zero exit ({}): OOM killed", exit.code))
+        } else if exit.code == 0 {
+            (TaskState::Complete, "finished", String::new())
+        } else {
+            failed(format!("task: non-zero exit ({})", exit.code))
+        };
+        if self.set(state, exit.at, message, err) {
+            self.status.pid = 0;
+            self.status.exit_code = (!exit.shim_lost).then_some(exit.code);
+        }
+    }
+
+    /// The next try of what failed.
+    pub(super) fn try_again(&mut self, now: Now) {
+        let wait = self.retry.map_or(RETRY_MIN, |last| {
+            Span(last.wait.0.saturating_mul(2)).clamp(RETRY_MIN, RETRY_MAX)
+        });
+        self.retry = Some(Retry { at: now.mono + wait, wait });
+    }
+
+    /// The number of a port on this node; 0 while none is taken.
+    pub(super) fn published(&self, at: usize, port: &Port) -> u16 {
+        let open = self.open_ports.iter().find(|(place, _)| *place == at);
+        open.map_or(port.published, |(_, number)| *number)
+    }
+
+    fn host_ports(&self) -> Vec<Port> {
+        let ports = self.task.ports.iter().enumerate();
+        let host = ports.filter(|(_, port)| port.mode == PublishMode::Host);
+        host.map(|(at, port)| Port { published: self.published(at, port), ..port.clone() })
+            .collect()
+    }
+}
+
+/// A host-mode port whose number the node picks.
+pub(super) fn is_open(port: &Port) -> bool {
+    port.mode == PublishMode::Host && port.published == 0
+}
