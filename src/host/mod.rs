@@ -5,3 +5,5 @@ pub mod failpoint;
 
 pub mod net;
 pub mod netlink;
+pub mod dataplane;
+pub mod seqpacket;

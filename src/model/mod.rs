@@ -4,12 +4,14 @@
 //! record of (kind, version, length): a shape that has landed is frozen, a change is a new version.
 
 pub mod cluster;
+pub mod control;
 pub mod engine;
 pub mod entry;
 pub mod name;
 pub mod network;
 pub mod node;
 pub mod object;
+pub mod route;
 pub mod service;
 pub mod spec_check;
 pub mod task;

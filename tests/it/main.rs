@@ -10,3 +10,4 @@
 mod disk;
 
 mod net;
+mod proxy;
