@@ -1,9 +1,13 @@
 //! What acts: everything that blocks, fails or differs between two runs.
 
+pub mod cgroup_home;
+pub mod clock;
+pub mod dataplane;
 pub mod disk;
+pub mod entropy;
 pub mod failpoint;
-
+pub mod log;
 pub mod net;
 pub mod netlink;
-pub mod dataplane;
+pub mod notify;
 pub mod seqpacket;

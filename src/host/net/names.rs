@@ -24,6 +24,8 @@ const CLOUD_BLOCK: u8 = 169;
 /// The names of one daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
+    /// Four digits that stand for the data root.
+    pub tag: String,
     /// How the names of its links begin, for nft with a `*` behind it.
     pub link_prefix: String,
     /// Its nft table, in the family `inet`.
@@ -49,6 +51,7 @@ impl Names {
         Self {
             link_prefix: format!("sk{tag}"),
             table: if plain { "skep".to_owned() } else { format!("skep_{tag}") },
+            tag,
             gateway: Ipv4Addr::new(169, 254, block, 1),
             guard_metric: u32::from_be_bytes([0x53, a, b, c]),
         }

@@ -1,0 +1,73 @@
+//! The one place that reads clocks: monotonic time for deadlines, wall time for people, and the id
+//! of this boot. It never sets one and trusts the wall clock with nothing.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{fs, io};
+
+use crate::base::time::{Now, Time, Wall};
+
+/// The kernel's id of this boot: 36 characters, new at each start of the machine.
+const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Clocks whose monotonic origin is the moment this was made. Copies agree.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    origin: Instant,
+}
+
+impl Clock {
+    /// Starts counting.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { origin: Instant::now() }
+    }
+
+    /// Both clocks.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        Now { mono: self.mono(), wall: wall() }
+    }
+
+    /// The monotonic clock.
+    #[must_use]
+    pub fn mono(&self) -> Time {
+        Time(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The wall clock; 1970 where it is set to something before.
+#[must_use]
+pub fn wall() -> Wall {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Wall(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// The id of this boot: what was running under another one is not running.
+///
+/// # Errors
+/// When `/proc` is not mounted.
+pub fn boot_id() -> io::Result<String> {
+    fs::read_to_string(BOOT_ID_FILE).map(|text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_goes_on_and_the_boot_stays() {
+        let clock = Clock::new();
+        let copy = clock;
+        let first = clock.mono();
+        assert!(copy.mono() >= first);
+        assert!(clock.now().wall > Wall(1_600_000_000_000_000));
+        assert_eq!(boot_id().unwrap().len(), 36);
+        assert_eq!(boot_id().unwrap(), boot_id().unwrap());
+    }
+}
