@@ -1,0 +1,1 @@
+//! Between the model's types and the JSON of the Engine API.
