@@ -8,7 +8,7 @@ pub struct Candidate<'a, T> {
     /// Its whole id.
     pub id: String,
     /// Its name.
-    pub name: &'a str,
+    pub name: String,
     /// The object.
     pub object: &'a T,
 }
@@ -58,7 +58,7 @@ mod tests {
     fn id_then_name_then_beginning() {
         let objects = [("abc1", "web"), ("abd2", "abc"), ("x", "dup"), ("y", "dup")];
         let candidates = || {
-            objects.iter().map(|object| Candidate { id: object.0.to_owned(), name: object.1, object })
+            objects.iter().map(|object| Candidate { id: object.0.to_owned(), name: object.1.to_owned(), object })
         };
         let id = |typed: &str| find("service", typed, candidates()).map(|object| object.0);
         assert_eq!(id("abc1"), Ok("abc1"));

@@ -16,7 +16,7 @@ const BACKLOG: i32 = 128;
 ///
 /// # Errors
 /// What the kernel says, for instance that the folder is missing.
-pub fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
+pub(super) fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     // The file gets the mode that the socket has when it is bound, less the umask.
     fchmod(&socket, Mode::from_bits_truncate(mode))?;
@@ -29,7 +29,7 @@ pub fn bind(path: &Path, mode: u32) -> io::Result<UnixListener> {
 ///
 /// # Errors
 /// What the kernel says.
-pub fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
@@ -41,7 +41,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// What the kernel says, or that another daemon answers at `path`.
-pub fn listen_for_clients(path: &Path, group: &str) -> io::Result<UnixListener> {
+pub(super) fn listen_for_clients(path: &Path, group: &str) -> io::Result<UnixListener> {
     match UnixStream::connect(path) {
         Ok(_answered) => {
             let text = "another daemon answers there; stop it or choose another --host";

@@ -26,7 +26,7 @@ impl fmt::Display for ApiVersion {
 /// With Docker's text when the version is not spoken.
 pub fn split(path: &str) -> Result<(ApiVersion, &str), ApiError> {
     let newest = Ok((API_VERSION, path));
-    let Some((version, rest)) = path.strip_prefix("/v").and_then(|rest| rest.split_once('/'))
+    let Some((version, _)) = path.strip_prefix("/v").and_then(|rest| rest.split_once('/'))
     else {
         return newest;
     };

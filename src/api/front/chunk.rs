@@ -9,11 +9,11 @@ const SIZE_DIGITS_MAX: u32 = 15;
 /// The bytes are not chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed chunked encoding")]
-pub struct BadChunk;
+pub(super) struct BadChunk;
 
 /// Takes chunks apart, however they are cut.
 #[derive(Clone, Debug)]
-pub struct ChunkDecoder {
+pub(super) struct ChunkDecoder {
     state: State,
     extras: u32,
 }
@@ -41,7 +41,7 @@ impl Default for ChunkDecoder {
 impl ChunkDecoder {
     /// Whether the last chunk and its trailers are read.
     #[must_use]
-    pub fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
@@ -50,7 +50,7 @@ impl ChunkDecoder {
     ///
     /// # Errors
     /// When the bytes are not chunks.
-    pub fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, BadChunk> {
+    pub(super) fn decode(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, BadChunk> {
         let mut used = 0;
         while used < input.len() && self.state != State::Done {
             if let State::Data { left } = self.state {

@@ -4,14 +4,14 @@
 //! behind the front and the front itself never disagree about where a request ends.
 
 /// Most headers of one message.
-pub const HEADERS_MAX: usize = 100;
+pub(super) const HEADERS_MAX: usize = 100;
 
 /// Header by which a handler learns the number of its connection in the front.
 pub const CONNECTION_HEADER: &str = "X-Skep-Connection";
 
 /// How the end of a body is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
+pub(super) enum Framing {
     /// There is none.
     None,
     /// So many bytes.
@@ -22,37 +22,37 @@ pub enum Framing {
 
 /// A request's head, as far as the front is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestHead {
+pub(super) struct RequestHead {
     /// Method.
-    pub method: String,
+    pub(super) method: String,
     /// Path and query as sent.
-    pub target: String,
+    pub(super) target: String,
     /// 0 or 1, of HTTP/1.x.
-    pub minor: u8,
+    pub(super) minor: u8,
     /// End-to-end headers.
-    pub headers: Vec<(String, String)>,
+    pub(super) headers: Vec<(String, String)>,
     /// Where the body ends.
-    pub framing: Framing,
+    pub(super) framing: Framing,
     /// The client wants another protocol on this connection.
-    pub upgrade: bool,
+    pub(super) upgrade: bool,
     /// The connection may serve another request.
-    pub keep_alive: bool,
+    pub(super) keep_alive: bool,
 }
 
 /// A response's head.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResponseHead {
+pub(super) struct ResponseHead {
     /// Status code.
-    pub status: u16,
+    pub(super) status: u16,
     /// Where the body ends; `None` when only the end of the connection tells.
-    pub framing: Option<Framing>,
+    pub(super) framing: Option<Framing>,
     /// The head for the client without `Connection` and the blank line.
     text: String,
 }
 
 /// Why a request cannot be taken. `Display` is for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HeadError {
+pub(super) enum HeadError {
     /// Not HTTP/1.
     #[error("malformed HTTP request")]
     Malformed,
@@ -76,7 +76,7 @@ pub enum HeadError {
 impl HeadError {
     /// The status to answer with.
     #[must_use]
-    pub const fn status(self) -> u16 {
+    pub(super) const fn status(self) -> u16 {
         match self {
             Self::Malformed | Self::NotAscii | Self::Framing => 400,
             Self::Expectation => 417,
@@ -91,7 +91,7 @@ impl HeadError {
 ///
 /// # Errors
 /// When it is not a request that this server takes.
-pub fn parse_request(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>, HeadError> {
+pub(super) fn parse_request(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>, HeadError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut headers);
     let len = match parsed.parse(bytes) {
@@ -185,7 +185,7 @@ const HOP_BY_HOP: [&str; 8] = [
 impl RequestHead {
     /// The path without the query and without a leading `/v1.NN`.
     #[must_use]
-    pub fn plain_path(&self) -> &str {
+    pub(super) fn plain_path(&self) -> &str {
         let path = self.target.split('?').next().unwrap_or("");
         match path.strip_prefix("/v").and_then(|rest| rest.split_once('/')) {
             Some((version, _)) if version.bytes().all(|b| b.is_ascii_digit() || b == b'.') => {
@@ -197,7 +197,7 @@ impl RequestHead {
 
     /// The head for the server behind the front: one request, then the end.
     #[must_use]
-    pub fn to_upstream(&self, connection: u64, framing: Framing) -> String {
+    pub(super) fn to_upstream(&self, connection: u64, framing: Framing) -> String {
         let mut text = format!("{} {} HTTP/1.{}\r\n", self.method, self.target, self.minor);
         for (name, value) in &self.headers {
             text.extend([name, ": ", value, "\r\n"]);
@@ -219,7 +219,7 @@ impl RequestHead {
 ///
 /// # Errors
 /// When the server behind the front sent something else.
-pub fn parse_response(
+pub(super) fn parse_response(
     bytes: &[u8],
     method: &str,
 ) -> Result<Option<(ResponseHead, usize)>, HeadError> {
@@ -254,7 +254,7 @@ pub fn parse_response(
 impl ResponseHead {
     /// The head for the client.
     #[must_use]
-    pub fn to_client(&self, keep_alive: bool) -> String {
+    pub(super) fn to_client(&self, keep_alive: bool) -> String {
         if self.status < 200 {
             // An interim answer has no body, whatever its headers say.
             let line = self.text.split_inclusive("\r\n").next().unwrap_or("");

@@ -142,6 +142,11 @@ engine! {
         omit { nodes: u64, managers: u64, cluster: Option<Swarm>, warnings: Vec<String> }
     }
 
+    /// The answer to `POST /auth`.
+    AuthResponse {
+        always { status: String, identity_token: String }
+    }
+
     /// A manager this node knows.
     Peer {
         always { node_id: String = "NodeID", addr: String }

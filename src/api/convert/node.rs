@@ -1,0 +1,145 @@
+//! Nodes and the cluster, towards the client.
+
+use crate::daemon::handle::View;
+use crate::model::cluster::Cluster;
+use crate::model::engine::node as json;
+use crate::model::engine::swarm::{
+    CaConfig, DispatcherConfig, OrchestrationConfig, RaftConfig, Swarm, SwarmSpec,
+};
+use crate::model::engine::task::{
+    DiscreteGenericResource, GenericResource, Platform, Resources,
+};
+use crate::model::engine::Version;
+use crate::model::node::{Availability, Node, NodeState, Role};
+
+use super::int;
+
+/// Port that Docker's overlay networks use; shown because clients print it.
+const DATA_PATH_PORT: u32 = 4789;
+
+/// A node.
+#[must_use]
+pub fn node(node: &Node, state: NodeState, view: &View) -> json::Node {
+    let description = &node.description;
+    let plugin = |kind: &str, name: &str| json::PluginDescription {
+        r#type: kind.to_owned(),
+        name: name.to_owned(),
+    };
+    json::Node {
+        id: node.id.to_string(),
+        version: Version { index: node.meta.version },
+        created_at: node.meta.created.to_string(),
+        updated_at: node.meta.updated.to_string(),
+        spec: json::NodeSpec {
+            labels: node.spec.labels.clone(),
+            name: String::new(),
+            role: role_name(node.spec.role).to_owned(),
+            availability: match node.spec.availability {
+                Availability::Active => "active",
+                Availability::Pause => "pause",
+                Availability::Drain => "drain",
+            }
+            .to_owned(),
+        },
+        description: json::NodeDescription {
+            hostname: description.hostname.clone(),
+            platform: Platform {
+                architecture: machine(&description.platform.arch, &description.platform.variant),
+                os: description.platform.os.clone(),
+            },
+            resources: Resources {
+                nano_cpus: int(description.nano_cpus),
+                memory_bytes: int(description.memory_bytes),
+                generic_resources: description.generic.iter().map(generic).collect(),
+            },
+            engine: json::EngineDescription {
+                engine_version: description.engine_version.clone(),
+                labels: description.engine_labels.clone(),
+                plugins: vec![
+                    plugin("Log", "json-file"),
+                    plugin("Network", "overlay"),
+                    plugin("Volume", "local"),
+                ],
+            },
+            ..json::NodeDescription::default()
+        },
+        status: json::NodeStatus {
+            state: match state {
+                NodeState::Unknown => "unknown",
+                NodeState::Ready => "ready",
+                NodeState::Down => "down",
+            }
+            .to_owned(),
+            message: String::new(),
+            addr: node.address.clone(),
+        },
+        manager_status: node.manager.as_ref().map(|addr| json::ManagerStatus {
+            leader: Some(node.id) == view.node,
+            reachability: "reachable".to_owned(),
+            addr: addr.clone(),
+        }),
+    }
+}
+
+const fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Worker => "worker",
+        Role::Manager => "manager",
+    }
+}
+
+/// A counted resource.
+#[must_use]
+pub fn generic((kind, value): &(String, u64)) -> GenericResource {
+    let counted = DiscreteGenericResource { kind: kind.clone(), value: int(*value) };
+    GenericResource { discrete_resource_spec: Some(counted), ..GenericResource::default() }
+}
+
+/// `uname -m` for one of Docker's architectures.
+fn machine(arch: &str, variant: &str) -> String {
+    match (arch, variant) {
+        ("amd64", _) => "x86_64".to_owned(),
+        ("arm64", _) => "aarch64".to_owned(),
+        ("386", _) => "i686".to_owned(),
+        ("arm", "") => "armv7l".to_owned(),
+        ("arm", variant) => format!("arm{variant}l"),
+        (other, _) => other.to_owned(),
+    }
+}
+
+/// The cluster, without join tokens.
+#[must_use]
+pub fn swarm(cluster: &Cluster) -> Swarm {
+    Swarm {
+        id: cluster.id.to_string(),
+        version: Version { index: cluster.meta.version },
+        created_at: cluster.meta.created.to_string(),
+        updated_at: cluster.meta.updated.to_string(),
+        spec: SwarmSpec {
+            labels: cluster.labels.clone(),
+            name: cluster.name.clone(),
+            orchestration: OrchestrationConfig {
+                task_history_retention_limit: Some(cluster.task_history_limit),
+            },
+            // Docker's defaults: clients print them, nothing here is tuned by them.
+            raft: RaftConfig {
+                keep_old_snapshots: Some(0),
+                snapshot_interval: 10_000,
+                log_entries_for_slow_followers: 500,
+                election_tick: 10,
+                heartbeat_tick: 1,
+            },
+            dispatcher: DispatcherConfig { heartbeat_period: 5_000_000_000 },
+            ca_config: CaConfig { node_cert_expiry: 7_776_000_000_000_000, force_rotate: 0 },
+            ..SwarmSpec::default()
+        },
+        default_addr_pool: cluster
+            .pools
+            .iter()
+            .map(|pool| format!("{}/{}", pool.base, pool.prefix))
+            .collect(),
+        subnet_size: u32::from(cluster.subnet_prefix),
+        data_path_port: DATA_PATH_PORT,
+        ..Swarm::default()
+    }
+}
