@@ -1,6 +1,7 @@
 //! Global services: one task on every node that may run it.
 
 use super::draft::{Draft, SlotKey};
+use crate::base::id::TaskId;
 use crate::base::time::Span;
 use crate::model::task::TaskState;
 
@@ -35,7 +36,18 @@ pub(super) fn spread(draft: &mut Draft<'_>) {
                     draft.want(*id, TaskState::Shutdown);
                 }
             }
+            // The node was not eligible for a while: what was there was asked to stop.
+            (true, Some(ids)) if stopped(draft, ids) => {
+                draft.create(key, TaskState::Running, Span::ZERO);
+            }
             (true, Some(_)) | (false, None) => {}
         }
     }
+}
+
+/// None of them is wanted, and the last one ended because it was asked to.
+fn stopped(draft: &Draft<'_>, ids: &[TaskId]) -> bool {
+    let tasks = || ids.iter().filter_map(|id| draft.task(*id));
+    tasks().all(|task| task.desired > TaskState::Running)
+        && tasks().last().is_some_and(|task| task.status.state == TaskState::Shutdown)
 }

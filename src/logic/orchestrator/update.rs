@@ -1,10 +1,301 @@
-//! Updates and rollbacks.
+//! Updates and rollbacks: outdated slots are replaced a few at a time and the new tasks watched
+//! (swarmkit `orchestrator/update`).
+//!
+//! Which slots are outdated is seen from the store each time; what is held in memory is which of
+//! them are being replaced, and since when the new tasks run. A new leader begins the watch anew.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Wake;
-use super::draft::Draft;
+use super::draft::{Draft, SlotKey};
+use crate::base::id::TaskId;
+use crate::base::time::{Span, Time};
+use crate::logic::allocator;
+use crate::model::service::{FailureAction, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus};
+use crate::model::task::{Task, TaskState};
+
+/// Added to a delay that is longer than the watch.
+const WATCH_AFTER_DELAY: Span = Span::from_secs(1);
 
 /// An update under way.
 #[derive(Clone, Debug)]
-pub(super) struct Update {}
+pub(super) struct Update {
+    spec_version: u64,
+    /// Slots that were outdated when it began.
+    total: u64,
+    /// Slots being replaced.
+    active: BTreeMap<SlotKey, Active>,
+    /// Slots that were taken on: each is, once.
+    taken: BTreeSet<SlotKey>,
+    /// Tasks that it made, and since when each runs.
+    made: BTreeMap<TaskId, Option<Time>>,
+    failed: BTreeSet<TaskId>,
+    /// When the last slot was done.
+    last_done: Time,
+}
 
-pub(super) fn advance(_draft: &mut Draft<'_>, _update: &mut Option<Update>, _wake: &mut Wake) {}
+/// A slot being replaced.
+#[derive(Clone, Copy, Debug)]
+struct Active {
+    task: TaskId,
+    done: Option<Time>,
+}
+
+/// Goes on with the service's update, if it has one.
+pub(super) fn advance(draft: &mut Draft<'_>, update: &mut Option<Update>, wake: &mut Wake) {
+    let state = draft.service().update_status.as_ref().map(|status| status.state);
+    let back = match state {
+        Some(UpdateState::Paused | UpdateState::RollbackPaused) => {
+            *update = None;
+            return;
+        }
+        Some(UpdateState::RollbackStarted) => true,
+        Some(UpdateState::Updating | UpdateState::Completed | UpdateState::RollbackCompleted)
+        | None => false,
+    };
+    let config = config(draft, back);
+    update.take_if(|update| update.spec_version != draft.service().spec_version);
+    let outdated = outdated(draft);
+    if update.is_none() {
+        let under_way = matches!(state, Some(UpdateState::Updating | UpdateState::RollbackStarted));
+        if outdated.is_empty() {
+            if under_way {
+                complete(draft, back);
+            }
+            return;
+        }
+        if state.is_some() && !under_way {
+            // What is left over of a finished update waits for the next one.
+            return;
+        }
+        if !under_way {
+            set_status(draft, UpdateState::Updating, "update in progress".to_owned());
+        }
+    }
+    let under_way = update.get_or_insert_with(|| Update {
+        spec_version: draft.service().spec_version,
+        total: u64::try_from(outdated.len()).unwrap_or(u64::MAX),
+        active: BTreeMap::new(),
+        taken: BTreeSet::new(),
+        made: BTreeMap::new(),
+        failed: BTreeSet::new(),
+        last_done: draft.now.mono,
+    });
+    if let Some(task) = under_way.watch(draft, config) {
+        *update = None;
+        let gone_back = fail(draft, config, back, task);
+        if gone_back {
+            advance(draft, update, wake);
+        }
+        return;
+    }
+    under_way.finish_slots(draft, config, wake);
+    under_way.replace_slots(draft, config, outdated);
+    if under_way.active.is_empty() {
+        let watch = if config.delay >= config.monitor {
+            config.delay + WATCH_AFTER_DELAY
+        } else {
+            config.monitor
+        };
+        let end = under_way.last_done + watch;
+        if draft.now.mono >= end {
+            *update = None;
+            complete(draft, back);
+        } else {
+            wake.at(end);
+        }
+    }
+}
+
+impl Update {
+    /// Notes what became of the tasks it made; names one when too many failed.
+    fn watch(&mut self, draft: &Draft<'_>, config: UpdateConfig) -> Option<TaskId> {
+        let now = draft.now.mono;
+        let mut newest = None;
+        self.made.retain(|id, since| {
+            let Some(task) = draft.task(*id) else { return false };
+            if task.status.state == TaskState::Running {
+                since.get_or_insert(now);
+            }
+            let early = since.is_none_or(|since| now.since(since) <= config.monitor);
+            if ended_by_itself(task) && early && self.failed.insert(*id) {
+                newest = Some(*id);
+            }
+            true
+        });
+        let failed = u64::try_from(self.failed.len()).unwrap_or(u64::MAX);
+        let limit = self.total.saturating_mul(u64::from(config.max_failure_ppm));
+        match config.on_failure {
+            FailureAction::Continue => None,
+            FailureAction::Pause | FailureAction::Rollback => {
+                newest.filter(|_| failed.saturating_mul(1_000_000) > limit)
+            }
+        }
+    }
+
+    /// Lets go of slots whose new task runs or has ended, after the delay.
+    fn finish_slots(&mut self, draft: &mut Draft<'_>, config: UpdateConfig, wake: &mut Wake) {
+        let now = draft.now.mono;
+        let slots = draft.slots();
+        for (key, active) in &mut self.active {
+            let done = draft.task(active.task).is_none_or(|task| {
+                task.status.state >= TaskState::Running || task.desired > TaskState::Running
+            });
+            if !done || active.done.is_some() {
+                continue;
+            }
+            active.done = Some(now);
+            self.last_done = now;
+            let runs = |task: &Task| task.status.state == TaskState::Running;
+            if draft.task(active.task).is_some_and(runs) {
+                for id in slots.get(key).into_iter().flatten().filter(|id| **id != active.task) {
+                    draft.want(*id, TaskState::Shutdown);
+                }
+            }
+        }
+        self.active.retain(|_, active| match active.done {
+            Some(done) if now >= done + config.delay => false,
+            Some(done) => {
+                wake.at(done + config.delay);
+                true
+            }
+            None => true,
+        });
+    }
+
+    /// Takes on as many slots as the parallelism allows.
+    fn replace_slots(
+        &mut self,
+        draft: &mut Draft<'_>,
+        config: UpdateConfig,
+        outdated: BTreeMap<SlotKey, Vec<TaskId>>,
+    ) {
+        let parallelism = match usize::try_from(config.parallelism) {
+            Ok(0) | Err(_) => usize::MAX,
+            Ok(n) => n,
+        };
+        for (key, ids) in outdated {
+            if self.taken.contains(&key) {
+                continue;
+            }
+            if self.active.len() >= parallelism {
+                break;
+            }
+            let service = draft.service();
+            let good =
+                |task: &Task| task.desired <= TaskState::Running && !task.is_outdated(service);
+            let good = ids.iter().any(|id| draft.task(*id).is_some_and(good));
+            if good || config.order == UpdateOrder::StopFirst {
+                for id in &ids {
+                    let service = draft.service();
+                    if draft.task(*id).is_some_and(|task| task.is_outdated(service)) {
+                        draft.want(*id, TaskState::Shutdown);
+                    }
+                }
+            }
+            self.taken.insert(key);
+            if good {
+                self.last_done = draft.now.mono;
+                continue;
+            }
+            let desired = match config.order {
+                UpdateOrder::StopFirst => TaskState::Ready,
+                UpdateOrder::StartFirst => TaskState::Running,
+            };
+            let task = draft.create(key, desired, Span::ZERO);
+            self.made.insert(task, None);
+            self.active.insert(key, Active { task, done: None });
+        }
+    }
+}
+
+/// It ended, and not because it was asked to.
+fn ended_by_itself(task: &Task) -> bool {
+    match task.status.state {
+        TaskState::Complete | TaskState::Failed | TaskState::Rejected => true,
+        TaskState::New
+        | TaskState::Pending
+        | TaskState::Assigned
+        | TaskState::Accepted
+        | TaskState::Preparing
+        | TaskState::Ready
+        | TaskState::Starting
+        | TaskState::Running
+        | TaskState::Shutdown
+        | TaskState::Remove
+        | TaskState::Orphaned => false,
+    }
+}
+
+/// Slots with an outdated task that is wanted, or whose last task is outdated and was not replaced.
+fn outdated(draft: &Draft<'_>) -> BTreeMap<SlotKey, Vec<TaskId>> {
+    let service = draft.service();
+    let mut slots = draft.slots();
+    slots.retain(|_, ids| {
+        let tasks = || ids.iter().filter_map(|id| draft.task(*id));
+        let wanted = || tasks().filter(|task| task.desired <= TaskState::Running);
+        if wanted().next().is_some() {
+            wanted().any(|task| task.is_outdated(service))
+        } else {
+            tasks().last().is_some_and(|task| task.is_outdated(service))
+        }
+    });
+    slots
+}
+
+fn config(draft: &Draft<'_>, back: bool) -> UpdateConfig {
+    let spec = &draft.service().spec;
+    if back { spec.rollback } else { spec.update }.unwrap_or_default()
+}
+
+/// Pauses or goes back; true when the service's spec is the previous one again.
+fn fail(draft: &mut Draft<'_>, config: UpdateConfig, back: bool, task: TaskId) -> bool {
+    let because = format!("due to failure or early termination of task {task}");
+    if !back && config.on_failure == FailureAction::Rollback && go_back(draft) {
+        let message = format!("update rolled back {because}");
+        set_status(draft, UpdateState::RollbackStarted, message);
+        return true;
+    }
+    if back {
+        set_status(draft, UpdateState::RollbackPaused, format!("rollback paused {because}"));
+    } else {
+        set_status(draft, UpdateState::Paused, format!("update paused {because}"));
+    }
+    false
+}
+
+/// Makes the previous spec the service's spec; false when there is none or its ports are taken.
+fn go_back(draft: &mut Draft<'_>) -> bool {
+    let service = draft.service();
+    let Some(spec) = service.previous_spec.clone() else { return false };
+    let Ok(ports) = allocator::ports(draft.store, &spec, service.id, &service.ports) else {
+        return false;
+    };
+    let index = draft.index;
+    let service = draft.service_mut();
+    service.spec = *spec;
+    service.previous_spec = None;
+    service.ports = ports;
+    service.spec_version = index;
+    true
+}
+
+fn complete(draft: &mut Draft<'_>, back: bool) {
+    let (state, message) = if back {
+        (UpdateState::RollbackCompleted, "rollback completed")
+    } else {
+        (UpdateState::Completed, "update completed")
+    };
+    set_status(draft, state, message.to_owned());
+}
+
+fn set_status(draft: &mut Draft<'_>, state: UpdateState, message: String) {
+    let wall = draft.now.wall;
+    let service = draft.service_mut();
+    let begins = matches!(state, UpdateState::Updating | UpdateState::RollbackStarted);
+    let ends = matches!(state, UpdateState::Completed | UpdateState::RollbackCompleted);
+    let old = service.update_status.as_ref().and_then(|status| status.started);
+    let started = if begins { Some(wall) } else { old };
+    let completed = ends.then_some(wall);
+    service.update_status = Some(UpdateStatus { state, started, completed, message });
+}

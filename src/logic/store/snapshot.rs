@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ApplyResult, Effect, Store};
 use crate::base::id::RequestId;
-use crate::logic::codec::{self, CodecError, Kind};
+use crate::logic::codec::{self, CodecError, STORE_SNAPSHOT, STORE_SNAPSHOT_BYTES_MAX};
 use crate::model::cluster::Cluster;
 use crate::model::network::Network;
 use crate::model::node::Node;
@@ -56,7 +56,8 @@ impl Store {
                 .filter_map(|request| Some((*request, *answers.by_request.get(request)?)))
                 .collect(),
         };
-        codec::encode(Kind::STORE_SNAPSHOT, &snapshot).map_err(SnapshotError::Encode)
+        codec::encode(STORE_SNAPSHOT, &snapshot, STORE_SNAPSHOT_BYTES_MAX)
+            .map_err(SnapshotError::Encode)
     }
 
     /// The store that [`Store::snapshot`] was made of.
@@ -64,8 +65,8 @@ impl Store {
     /// # Errors
     /// When the bytes are no snapshot that this release knows.
     pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        let snapshot: Snapshot =
-            codec::decode(Kind::STORE_SNAPSHOT, bytes).map_err(SnapshotError::Decode)?;
+        let snapshot: Snapshot = codec::decode(STORE_SNAPSHOT, bytes, STORE_SNAPSHOT_BYTES_MAX)
+            .map_err(SnapshotError::Decode)?;
         let mut store = Self { index: snapshot.index, ..Self::default() };
         let cluster = snapshot.cluster.into_iter().map(Effect::Cluster);
         let nodes = snapshot.nodes.into_iter().map(Effect::Node);
