@@ -49,6 +49,10 @@ impl Kind {
     pub const WORKER: Self = Self(70);
     // 128–191: frames between the processes of one node.
     // 192–: what the log's entries and the snapshots hold.
+    /// An entry of the store.
+    pub const STORE_ENTRY: Self = Self(192);
+    /// A snapshot of the store.
+    pub const STORE_SNAPSHOT: Self = Self(193);
 }
 
 /// One frame as it was found.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 mod crash;
 mod damage;
+mod machine;
 #[path = "../sim/mem_disk.rs"]
 mod mem_disk;
 

@@ -153,7 +153,18 @@ pub fn read_with_previous<T: DeserializeOwned>(
 
 /// Reads a state file whose version the caller tells apart: version and payload.
 pub fn load(path: &Path, kind: Kind) -> Result<Option<(u16, Vec<u8>)>, LedgerError> {
-    let Some(bytes) = read_bytes(path)? else { return Ok(None) };
+    match read_bytes(path)? {
+        Some(bytes) => parse(path, kind, &bytes).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Version and payload of a state file's bytes.
+pub(super) fn parse(
+    path: &Path,
+    kind: Kind,
+    bytes: &[u8],
+) -> Result<(u16, Vec<u8>), LedgerError> {
     let damaged = |what| LedgerError::Damaged { path: path.to_owned(), what };
     let (head, body) =
         bytes.split_at_checked(HEAD_BYTES).ok_or_else(|| damaged("it ends too early"))?;
@@ -171,7 +182,7 @@ pub fn load(path: &Path, kind: Kind) -> Result<Option<(u16, Vec<u8>)>, LedgerErr
     if frame.kind != kind {
         return Err(decode(WireError::Unknown { kind: frame.kind, version: frame.version }));
     }
-    Ok(Some((frame.version, frame.payload.to_vec())))
+    Ok((frame.version, frame.payload.to_vec()))
 }
 
 /// Removes a state file and its copy durably. One that is not there is fine.
@@ -187,7 +198,8 @@ pub fn replace_bytes(path: &Path, bytes: &[u8]) -> Result<(), LedgerError> {
     Ok(replace(path, bytes, Durable::Yes)?)
 }
 
-fn encode<T>(path: &Path, kind: Kind, version: u16, value: &T) -> Result<Vec<u8>, LedgerError>
+/// A state file's bytes.
+pub(super) fn encode<T>(path: &Path, kind: Kind, version: u16, value: &T) -> Result<Vec<u8>, LedgerError>
 where
     T: Serialize + ?Sized,
 {

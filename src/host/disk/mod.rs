@@ -4,6 +4,8 @@
 //! what they tell. [`Disk`] is the seam below the log: its twin in the tests forgets what was not
 //! synced and stops at any call, so that a crash between any two system calls can be tried.
 
+#[cfg(test)]
+mod golden;
 mod key;
 pub mod layout;
 pub mod ledger;

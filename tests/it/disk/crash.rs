@@ -366,3 +366,20 @@ fn a_closed_log_says_so() {
     let (_, found) = open(&disk).unwrap();
     assert_eq!(found.entries.len(), 1, "what the disk did not keep is not served");
 }
+
+#[test]
+fn a_number_that_sealed_anything_never_seals_again() {
+    let disk = MemDisk::new(1);
+    let (mut wal, _) = open(&disk).unwrap();
+    let entry = |index| LogRecord::Entry(Entry { term: 1, index, data: vec![0; 100] });
+    wal.append(&[entry(1)]).unwrap();
+    disk.fail_at(disk.calls(), Fault::Full);
+    wal.append(&[entry(2)]).unwrap_err();
+    wal.append(&[entry(2)]).unwrap();
+    let files = disk.files();
+    let segment = files.iter().find(|(path, _)| path.extension().is_some_and(|e| e == "seg"));
+    let bytes = segment.unwrap().1;
+    let frames = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"SkeF"));
+    let counters: Vec<u8> = frames.map(|at| bytes[at + 8]).collect();
+    assert_eq!(counters, [1, 3], "the second may be on the disk, beyond the end of the file");
+}

@@ -48,14 +48,18 @@ fn history() -> (Files, Vec<Model>) {
     let states = (0..=steps.len()).flat_map(|n| run(&MemDisk::new(1), &steps[..n])).collect();
     run(&disk, &steps);
     let files = disk.files();
-    let segments = files.keys().filter(|path| path.extension().is_some_and(|e| e == "seg"));
-    assert_eq!(segments.count(), 3);
+    assert_eq!(segments(&files).len(), 3);
     (files, states)
 }
 
+/// Oldest first.
+fn segments(files: &Files) -> Vec<&Path> {
+    let is_segment = |path: &&PathBuf| path.extension().is_some_and(|e| e == "seg");
+    files.keys().filter(is_segment).map(PathBuf::as_path).collect()
+}
+
 fn is_newest_segment(files: &Files, path: &Path) -> bool {
-    files.keys().filter(|path| path.extension().is_some_and(|e| e == "seg")).next_back()
-        == Some(&path.to_owned())
+    segments(files).last() == Some(&path)
 }
 
 /// What opening changed files must be: an error that names `path`, the whole state, or (only where
@@ -138,15 +142,11 @@ impl Verdict<'_> {
     }
 }
 
-fn tell(counts: &BTreeMap<&str, u32>) {
-    println!("{counts:?}");
-}
-
 #[test]
 fn a_flipped_bit_anywhere_is_found() {
     let (files, states) = history();
     let verdict = Verdict { files: &files, states: &states, silent_prefix: false };
-    let mut counts = BTreeMap::new();
+    let mut counts = BTreeMap::<&str, u32>::new();
     for (path, bytes) in &files {
         for at in 0..bytes.len() {
             for bit in [0, 3, 7] {
@@ -159,7 +159,6 @@ fn a_flipped_bit_anywhere_is_found() {
             }
         }
     }
-    tell(&counts);
     assert!(counts["refused"] > 1_000 && counts["cut"] > 50, "{counts:?}");
     assert!(counts["from the snapshot before"] > 500, "{counts:?}");
 }
@@ -168,7 +167,7 @@ fn a_flipped_bit_anywhere_is_found() {
 fn a_file_cut_short_anywhere_is_found() {
     let (files, states) = history();
     let verdict = Verdict { files: &files, states: &states, silent_prefix: true };
-    let mut counts = BTreeMap::new();
+    let mut counts = BTreeMap::<&str, u32>::new();
     for (path, bytes) in &files {
         for length in 0..bytes.len() {
             let mut changed = files.clone();
@@ -179,15 +178,13 @@ fn a_file_cut_short_anywhere_is_found() {
             }
         }
     }
-    tell(&counts);
     assert!(counts["a prefix"] >= 4 && counts["cut"] > 300, "{counts:?}");
 }
 
 #[test]
 fn a_torn_frame_in_front_of_a_whole_one_is_no_torn_tail() {
     let (files, _) = history();
-    let newest = files.keys().filter(|p| p.extension().is_some_and(|e| e == "seg")).next_back();
-    let path = newest.unwrap();
+    let path = *segments(&files).last().unwrap();
     let mut changed = files.clone();
     let bytes = changed.get_mut(path).unwrap();
     // Zeros over the middle, as a disk does that wrote the end first.
@@ -200,9 +197,8 @@ fn a_torn_frame_in_front_of_a_whole_one_is_no_torn_tail() {
 #[test]
 fn a_missing_segment_is_named_and_a_missing_first_one_is_noticed() {
     let (files, _) = history();
-    let segments: Vec<_> =
-        files.keys().filter(|p| p.extension().is_some_and(|e| e == "seg")).collect();
-    let without = |path: &PathBuf| {
+    let segments = segments(&files);
+    let without = |path: &Path| {
         let mut changed = files.clone();
         changed.remove(path);
         open(&MemDisk::with_files(&changed, 1)).map(|(_, found)| found)
