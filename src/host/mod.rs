@@ -8,6 +8,7 @@ pub mod entropy;
 pub mod failpoint;
 pub mod log;
 pub mod net;
+pub mod images;
 pub mod netlink;
 pub mod notify;
 pub mod seqpacket;

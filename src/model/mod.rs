@@ -5,8 +5,10 @@
 
 pub mod cluster;
 pub mod control;
+pub mod digest;
 pub mod engine;
 pub mod entry;
+pub mod image_ref;
 pub mod name;
 pub mod network;
 pub mod node;
