@@ -9,5 +9,7 @@
 
 mod disk;
 
+mod images;
+
 mod net;
 mod proxy;

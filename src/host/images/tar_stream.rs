@@ -106,14 +106,16 @@ impl<R: Read> TarStream<R> {
         Ok(())
     }
 
+    /// Skips what is left of an entry. The padding after the last one may be missing: some
+    /// writers end there.
     fn skip(&mut self) -> Result<()> {
-        let rest = self.left + self.padding;
+        let (left, padding) = (self.left, self.padding);
         (self.left, self.padding) = (0, 0);
-        let skipped = io::copy(&mut self.inner.by_ref().take(rest), &mut io::sink());
-        if skipped.map_err(read_failed)? != rest {
+        let mut discard = |bytes| io::copy(&mut self.inner.by_ref().take(bytes), &mut io::sink());
+        if discard(left).map_err(read_failed)? != left {
             return Err(ImageError::archive(b"", "it ends in the middle of an entry"));
         }
-        Ok(())
+        discard(padding).map(drop).map_err(read_failed)
     }
 
     /// The next header, or none at the end: a block of zeros or the end of the stream.

@@ -471,6 +471,11 @@ fn owner_of(entry: &Entry) -> Result<(Option<Uid>, Option<Gid>)> {
     Ok((Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid))))
 }
 
+#[allow(
+    clippy::useless_conversion,
+    clippy::unnecessary_fallible_conversions,
+    reason = "the fields are 32 bits wide on some targets"
+)]
 fn time_of(entry: &Entry) -> TimeSpec {
     let (seconds, nanos) = entry.mtime;
     TimeSpec::new(seconds.try_into().unwrap_or(0), nanos.try_into().unwrap_or(0))
