@@ -2,11 +2,21 @@
 
 use std::process::ExitCode;
 
+use skep::cli::{self, Hooks, StartOptions};
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match arguments.split_first() {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.split_first() {
         Some((&"proxy", rest)) => skep::proxy::run(rest),
-        _ => ExitCode::FAILURE,
+        _ => cli::run(arguments, Hooks { start_daemon, run_daemon }),
     }
+}
+
+fn start_daemon(_options: &StartOptions) -> Result<(), String> {
+    Err("this build has no daemon yet".to_owned())
+}
+
+fn run_daemon(_arguments: Vec<String>) -> ExitCode {
+    ExitCode::FAILURE
 }

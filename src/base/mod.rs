@@ -1,5 +1,7 @@
 //! Leaf helpers without I/O and without words of the domain.
 
+pub mod duration;
 pub mod id;
 pub mod rng;
 pub mod time;
+pub mod units;

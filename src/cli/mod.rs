@@ -1,1 +1,171 @@
-//! The command line.
+//! The command line: reads arguments, asks the daemon through its socket, prints what Docker prints.
+//!
+//! It talks to the daemon by the Engine API only and keeps no state of its own. One thread. What
+//! reaches outside that (starting a daemon, being one) comes in as [`Hooks`].
+
+pub mod age;
+pub mod args;
+pub mod argv;
+pub mod body;
+pub mod client;
+pub mod context;
+pub mod error;
+pub mod format;
+pub mod help;
+pub mod image;
+pub mod nearest;
+pub mod node;
+pub mod parse;
+pub mod pull_progress;
+pub mod query;
+pub mod service;
+pub mod swarm;
+pub mod system;
+pub mod table;
+pub mod tasks;
+pub mod template;
+pub mod template_functions;
+pub mod volume;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use argh::{ArgsInfo, FromArgs};
+
+use args::{Command, Skep};
+use argv::Stop;
+use context::{Context, columns, error_line};
+pub use error::CliError;
+
+/// Where the daemon listens when nothing says otherwise.
+pub const DEFAULT_HOST: &str = "unix:///run/skep/skep.sock";
+
+/// The environment variable that names the daemon's socket.
+pub const HOST_VARIABLE: &str = "SKEP_HOST";
+
+/// What the command line cannot do itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Hooks {
+    /// Starts a daemon and waits until it answers; an error says why it did not.
+    pub start_daemon: fn(&StartOptions) -> Result<(), String>,
+    /// Is the daemon until it ends; gets the arguments behind `daemon` untouched.
+    pub run_daemon: fn(Vec<String>) -> ExitCode,
+}
+
+/// How `init` wants its daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartOptions {
+    /// The socket, as `unix:///run/skep/skep.sock`.
+    pub host: String,
+    /// The directory of the persistent state; the daemon's default when absent.
+    pub data_root: Option<PathBuf>,
+    /// The directory of the volatile state; the daemon's default when absent.
+    pub exec_root: Option<PathBuf>,
+}
+
+/// Runs one command; `args` do not hold the program's name.
+pub fn run(args: Vec<String>, hooks: Hooks) -> ExitCode {
+    let invocation = match argv::normalise(Skep::get_args_info(), &args) {
+        Ok(invocation) => invocation,
+        Err(stop) => return tell(stop),
+    };
+    let words: Vec<&str> = invocation.args.iter().map(String::as_str).collect();
+    let skep = match Skep::from_args(&["skep"], &words) {
+        Ok(skep) => skep,
+        Err(exit) => return fail(&CliError::Plain(exit.output.trim_end().to_owned())),
+    };
+    if let Command::Daemon(daemon) = skep.command {
+        return (hooks.run_daemon)(daemon.args);
+    }
+    match execute(skep, &hooks) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn execute(skep: Skep, hooks: &Hooks) -> Result<(), CliError> {
+    let host = skep
+        .host
+        .or_else(|| std::env::var(HOST_VARIABLE).ok())
+        .filter(|host| !host.is_empty())
+        .unwrap_or_else(|| DEFAULT_HOST.to_owned());
+    let mut context = Context::new(&host)?;
+    let ctx = &mut context;
+    let done = match skep.command {
+        Command::Daemon(_) => Ok(()),
+        Command::Image(image) => image::run(image.command, ctx),
+        Command::Info(info) | Command::System(args::system::System {
+            command: args::system::SystemCommand::Info(info),
+        }) => system::info(&info, ctx),
+        Command::Init(init) | Command::Swarm(args::swarm::Swarm {
+            command: args::swarm::SwarmCommand::Init(init),
+        }) => swarm::init(init, ctx, hooks),
+        Command::Leave(leave) | Command::Swarm(args::swarm::Swarm {
+            command: args::swarm::SwarmCommand::Leave(leave),
+        }) => swarm::leave(&leave, ctx),
+        Command::Load(load) => image::load(&load, ctx),
+        Command::Node(node) => node::run(node.command, ctx),
+        Command::Pull(pull) => image::pull(&pull, ctx),
+        Command::Service(service) => service::run(service.command, ctx),
+        Command::Version(version) => system::version(&version, ctx),
+        Command::Volume(volume) => volume::run(volume.command, ctx),
+    };
+    // What a failed command printed is shown before its error.
+    let flushed = context.flush();
+    done.and(flushed)
+}
+
+/// Tells why no command ran, in Docker's layout and with its exit code.
+fn tell(stop: Stop) -> ExitCode {
+    let (text, code) = match stop {
+        Stop::Help(place) => return printed(&help::text(&place, columns())),
+        Stop::Version => {
+            return printed(&format!("skep version {}\n", env!("CARGO_PKG_VERSION")));
+        }
+        Stop::Flag(place, why, near) => {
+            let near = near.map(|near| format!("Did you mean {near}?\n")).unwrap_or_default();
+            (format!("{why}\n{near}See '{} --help'.", help::command(&place)), 125)
+        }
+        Stop::Count(place, why) => {
+            let (command, usage) = (help::command(&place), help::usage(&place));
+            let what = place.info.description;
+            (format!("{why}\nSee '{command} --help'.\n\n{usage}\n\n{what}"), 1)
+        }
+        Stop::Unknown(place, word, near) => {
+            let command = help::command(&place);
+            let near = near.map(|near| format!("Did you mean '{near}'?\n")).unwrap_or_default();
+            (format!("skep: unknown command: {command} {word}\n{near}See '{command} --help'."), 1)
+        }
+    };
+    match error_line(&text) {
+        Ok(()) => ExitCode::from(code),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn printed(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&CliError::Output(error)),
+    }
+}
+
+/// Prints an error once. A reader that went away is no error.
+fn fail(error: &CliError) -> ExitCode {
+    if let CliError::Output(source) = error
+        && source.kind() == io::ErrorKind::BrokenPipe
+    {
+        return ExitCode::SUCCESS;
+    }
+    let told = match error {
+        CliError::Told => Ok(()),
+        error => error_line(&error.to_string()),
+    };
+    match told {
+        Ok(()) | Err(_) => ExitCode::FAILURE,
+    }
+}
+
+#[cfg(test)]
+mod tests;

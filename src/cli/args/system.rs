@@ -1,0 +1,47 @@
+//! `info`, `version`, `system` and `daemon`.
+
+use argh::{ArgsInfo, FromArgs};
+
+/// Start the daemon in the foreground
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "daemon", note = "[ARG...]")]
+pub struct Daemon {
+    /// what the daemon reads itself
+    #[argh(positional, greedy)]
+    pub args: Vec<String>,
+}
+
+/// Manage skep
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "system")]
+pub struct System {
+    #[argh(subcommand)]
+    /// the command
+    pub command: SystemCommand,
+}
+
+/// Below `system`.
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand)]
+#[allow(missing_docs, reason = "each variant carries the documented arguments of one command")]
+pub enum SystemCommand {
+    Info(Info),
+}
+
+/// Display system-wide information
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "info")]
+pub struct Info {
+    /// format output using a Go template, or "json"
+    #[argh(option, arg_name = "string", short = 'f')]
+    pub format: Option<String>,
+}
+
+/// Show the version information
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "version")]
+pub struct Version {
+    /// format output using a Go template, or "json"
+    #[argh(option, arg_name = "string", short = 'f')]
+    pub format: Option<String>,
+}

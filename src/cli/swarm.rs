@@ -1,0 +1,71 @@
+//! `init` and `leave`.
+
+use std::path::PathBuf;
+
+use super::args::swarm::{Init, Leave};
+use super::context::Context;
+use super::error::{CliError, plain};
+use super::{Hooks, StartOptions};
+use crate::model::engine::swarm::{InitRequest, OrchestrationConfig, SwarmSpec};
+
+/// Starts a daemon where none answers and makes the machine a swarm of its own.
+pub fn init(args: Init, ctx: &mut Context, hooks: &Hooks) -> Result<(), CliError> {
+    if let Some(availability) = &args.availability
+        && !matches!(availability.as_str(), "active" | "pause" | "drain")
+    {
+        return Err(plain(format!(
+            "invalid availability {availability:?}, only active, pause and drain are supported"
+        )));
+    }
+    match ctx.client.ping() {
+        Ok(()) => {}
+        Err(CliError::NotRunning { host }) => {
+            let options = StartOptions {
+                host,
+                data_root: args.data_root.as_ref().map(PathBuf::from),
+                exec_root: args.exec_root.as_ref().map(PathBuf::from),
+            };
+            (hooks.start_daemon)(&options).map_err(|why| {
+                plain(format!("cannot start the skep daemon: {why}"))
+            })?;
+        }
+        Err(error) => return Err(error),
+    }
+    let history = args.task_history_limit;
+    let request = InitRequest {
+        listen_addr: args.listen_addr.unwrap_or_else(|| "0.0.0.0:2377".to_owned()),
+        advertise_addr: args.advertise_addr.unwrap_or_default(),
+        force_new_cluster: args.force_new_cluster,
+        availability: args.availability.unwrap_or_default(),
+        spec: SwarmSpec {
+            orchestration: OrchestrationConfig { task_history_retention_limit: history },
+            ..SwarmSpec::default()
+        },
+        ..InitRequest::default()
+    };
+    let id: String = ctx.client.post_for("/swarm/init", &request).map_err(advise)?;
+    ctx.line(&format!("Swarm initialized: current node ({id}) is now a manager."))?;
+    ctx.print(
+        "\nTo run a first service, which answers on port 80 of this machine:\n\n    \
+         skep service create --name website --publish 80:80 skep/hello\n\n",
+    )
+}
+
+/// An address that the daemon cannot choose can be named.
+fn advise(error: CliError) -> CliError {
+    match error {
+        CliError::Daemon { status, message }
+            if message.starts_with("could not choose an IP address to advertise")
+                || message.starts_with("could not find the system's IP address") =>
+        {
+            CliError::Daemon { status, message: format!("{message} - specify one with --advertise-addr") }
+        }
+        error => error,
+    }
+}
+
+/// Leaves the swarm.
+pub fn leave(args: &Leave, ctx: &mut Context) -> Result<(), CliError> {
+    ctx.client.post_empty(&format!("/swarm/leave?force={}", u8::from(args.force)))?;
+    ctx.line("Node left the swarm.")
+}
