@@ -74,7 +74,7 @@ pub(super) fn run(path: &Path, api: &Arc<Api>, ready: &SyncSender<io::Result<()>
             over: AtomicBool::new(false),
         });
         api.serving(&server);
-        work(&server);
+        work(&server, true);
     }
 }
 
@@ -94,7 +94,9 @@ impl Server {
     }
 }
 
-fn work(server: &Arc<Server>) {
+/// Answers requests until the server is over, or until there are threads enough; the first thread
+/// always stays.
+fn work(server: &Arc<Server>, first: bool) {
     loop {
         server.waiting.fetch_add(1, Ordering::AcqRel);
         let received = server.http.recv();
@@ -116,7 +118,7 @@ fn work(server: &Arc<Server>) {
         if server.over.load(Ordering::Acquire) {
             break;
         }
-        if server.waiting.load(Ordering::Acquire) >= SPARE_WORKERS {
+        if !first && server.waiting.load(Ordering::Acquire) >= SPARE_WORKERS {
             break;
         }
     }
@@ -128,7 +130,7 @@ fn spawn(server: &Arc<Server>) {
     if server.total.fetch_add(1, Ordering::AcqRel) < WORKERS_MAX {
         let theirs = Arc::clone(server);
         let thread = std::thread::Builder::new().name("api".to_owned());
-        match thread.spawn(move || work(&theirs)) {
+        match thread.spawn(move || work(&theirs, false)) {
             Ok(_detached) => return,
             Err(error) => log::warn!("starting another API thread: {error}"),
         }

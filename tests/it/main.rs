@@ -7,6 +7,7 @@
     reason = "tests act on the machine, and what fails there fails the test"
 )]
 
+mod api;
 mod disk;
 
 mod images;

@@ -178,14 +178,17 @@ async fn exchange(
         return Err(Refusal::new(500, format!("passing the request on: {error}")));
     }
 
-    let started = Cell::new(false);
+    let progress = Progress::default();
     let write_time = shared.limits.write_time;
-    let mut answer = pin!(pass_answer(&upstream, stream, head, &started, write_time));
+    let mut answer = pin!(pass_answer(&upstream, stream, head, &progress, write_time));
     let body = async {
         let mut body = Body { stream, buffer, upstream: &upstream, shared, limit, load };
-        First::Body(body.pass(head.framing, framing).await)
+        let result = body.pass(head.framing, framing).await;
+        progress.body_done.set(result.is_ok());
+        First::Body(result)
     };
-    let first = or(async { First::Answer((&mut answer).await) }, body).await;
+    // The body first: with it out of the way the connection can be kept.
+    let first = or(body, async { First::Answer((&mut answer).await) }).await;
     match first {
         // The answer came before the body's end.
         First::Answer(Ok(_)) => Ok(After::Linger),
@@ -196,12 +199,12 @@ async fn exchange(
                 None
             });
             match watched.await {
-                Some(Ok(complete)) if complete && head.keep_alive => Ok(After::Next),
-                Some(Err(refusal)) if !started.get() => Err(refusal),
+                Some(Ok(true)) if head.keep_alive => Ok(After::Next),
+                Some(Err(refusal)) if !progress.answering.get() => Err(refusal),
                 Some(Ok(_) | Err(_)) | None => Ok(After::Close),
             }
         }
-        First::Body(Err(Some(refusal))) if !started.get() => Err(refusal),
+        First::Body(Err(Some(refusal))) if !progress.answering.get() => Err(refusal),
         First::Body(Err(_)) => Ok(After::Close),
     }
 }
@@ -209,6 +212,15 @@ async fn exchange(
 enum First {
     Answer(Result<bool, Refusal>),
     Body(Result<(), Option<Refusal>>),
+}
+
+/// How far an exchange is.
+#[derive(Default)]
+struct Progress {
+    /// The whole body is passed on.
+    body_done: Cell<bool>,
+    /// Some of the answer is sent.
+    answering: Cell<bool>,
 }
 
 /// Endpoints that talk in both directions at once.
@@ -302,7 +314,7 @@ async fn pass_answer(
     upstream: &Async<UnixStream>,
     stream: &Async<UnixStream>,
     request: &RequestHead,
-    started: &Cell<bool>,
+    progress: &Progress,
     write_time: Duration,
 ) -> Result<bool, Refusal> {
     let broken = || Refusal::new(500, "the API server ended without an answer");
@@ -326,8 +338,8 @@ async fn pass_answer(
             Ok(0) | Err(_) => return Err(broken()),
         }
     };
-    started.set(true);
-    let keep = request.keep_alive && head.framing.is_some();
+    progress.answering.set(true);
+    let keep = request.keep_alive && head.framing.is_some() && progress.body_done.get();
     write(stream, head.to_client(keep).as_bytes(), write_time).await?;
     let mut end = End::new(head.framing);
     loop {

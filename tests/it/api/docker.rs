@@ -1,0 +1,1 @@
+//! Docker's own client against our socket.

@@ -1,0 +1,209 @@
+//! A daemon without a machine: the real manager, a log in memory, a worker that only pretends.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime};
+
+use skep::api::engine::Engine;
+use skep::base::id::{ClusterId, NodeId, RequestId, TaskId};
+use skep::base::time::{Now, Span, Time, Wall};
+use skep::daemon::handle::{Command, Facts, Failure, InitRequest, Reply, SwarmState, View};
+use skep::logic::manager::Manager;
+use skep::logic::manager::io::{Assignments, Config, Input, Output, Recovered, Report};
+use skep::model::node::{NodeDescription, Platform};
+use skep::model::task::{Task, TaskState, TaskStatus};
+
+const NODE: NodeId = NodeId::new(0x1234_5678_9abc_def0_1234_5678_9abc_def0);
+const CLUSTER: ClusterId = ClusterId::new(7);
+
+pub(super) struct Twin {
+    state: Mutex<State>,
+    facts: Facts,
+}
+
+struct State {
+    manager: Option<Manager>,
+    started: Instant,
+    requests: u128,
+}
+
+impl Twin {
+    /// In a swarm of its own.
+    pub(super) fn new() -> Self {
+        let twin = Self::alone();
+        twin.init(InitRequest::default()).unwrap();
+        twin
+    }
+
+    /// In no swarm.
+    pub(super) fn alone() -> Self {
+        let description = NodeDescription {
+            hostname: "node1".to_owned(),
+            platform: Platform {
+                os: "linux".to_owned(),
+                arch: "amd64".to_owned(),
+                variant: String::new(),
+            },
+            nano_cpus: 2_000_000_000,
+            memory_bytes: 1 << 30,
+            engine_version: "0.1.0".to_owned(),
+            ..NodeDescription::default()
+        };
+        let facts = Facts {
+            description,
+            kernel: "6.18.0".to_owned(),
+            os: "Twin Linux".to_owned(),
+            machine: "x86_64".to_owned(),
+            runc: "1.1.5".to_owned(),
+            cgroup_version: "2".to_owned(),
+            data_root: "/var/lib/skep".to_owned(),
+        };
+        let state = State { manager: None, started: Instant::now(), requests: 0 };
+        Self { state: Mutex::new(state), facts }
+    }
+}
+
+impl Engine for Twin {
+    fn command(&self, command: Command) -> Result<Reply, Failure> {
+        let mut state = self.state.lock().unwrap();
+        if state.manager.is_none() {
+            return Err(Failure::NoSwarm);
+        }
+        state.requests += 1;
+        let request = RequestId::new(state.requests);
+        state.tick();
+        state.run(Input::Command { request, command }, Some(request)).unwrap()
+    }
+
+    fn view(&self) -> Result<Arc<View>, Failure> {
+        match self.command(Command::Read)? {
+            Reply::View(view) => Ok(view),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn swarm(&self) -> SwarmState {
+        match self.state.lock().unwrap().manager {
+            Some(_) => SwarmState::Active { node: NODE, cluster: CLUSTER },
+            None => SwarmState::Inactive,
+        }
+    }
+
+    fn init(&self, _request: InitRequest) -> Result<NodeId, Failure> {
+        let mut state = self.state.lock().unwrap();
+        if state.manager.is_some() {
+            return Err(Failure::AlreadySwarm);
+        }
+        let config = Config {
+            node: NODE,
+            cluster: CLUSTER,
+            seed: [7; 32],
+            report_batch: Span::ZERO,
+            snapshot_after_bytes: u64::MAX,
+            advertise: "10.77.0.1:2377".to_owned(),
+        };
+        let now = state.now();
+        let mut manager = Manager::new(config, Recovered::default(), now).unwrap();
+        let mut out = Vec::new();
+        manager.bootstrap(now, self.facts.description.clone(), &mut out);
+        state.manager = Some(manager);
+        state.perform(out, None);
+        let description = self.facts.description.clone();
+        state.run(Input::WorkerJoined { node: NODE, description }, None);
+        Ok(NODE)
+    }
+
+    fn leave(&self, force: bool) -> Result<(), Failure> {
+        let mut state = self.state.lock().unwrap();
+        match (&state.manager, force) {
+            (None, _) => Err(Failure::NotInSwarm),
+            (Some(_), false) => Err(Failure::LastManager),
+            (Some(_), true) => {
+                state.manager = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+impl State {
+    fn now(&self) -> Now {
+        let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap();
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        Now { mono: Time(micros(self.started.elapsed()) + 1), wall: Wall(micros(wall)) }
+    }
+
+    fn tick(&mut self) {
+        let now = self.now();
+        if self.manager.as_ref().unwrap().deadline().is_some_and(|at| at <= now.mono) {
+            self.run(Input::Tick, None);
+        }
+    }
+
+    fn run(&mut self, input: Input, wanted: Option<RequestId>) -> Option<Result<Reply, Failure>> {
+        let mut out = Vec::new();
+        let now = self.now();
+        self.manager.as_mut().unwrap().step(now, input, &mut out);
+        self.perform(out, wanted)
+    }
+
+    /// Does what the manager wants: everything is durable at once and every task runs at once.
+    fn perform(
+        &mut self,
+        out: Vec<Output>,
+        wanted: Option<RequestId>,
+    ) -> Option<Result<Reply, Failure>> {
+        let mut found = None;
+        for output in out {
+            let next = match output {
+                Output::Persist { entries } => {
+                    let index = entries.last().unwrap().index;
+                    self.run(Input::Persisted { index }, wanted)
+                }
+                Output::Assign { node, assignments } => match self.report(assignments) {
+                    Some(report) => self.run(Input::Report { node, report }, wanted),
+                    None => None,
+                },
+                Output::Reply { request, reply } => {
+                    (Some(request) == wanted).then(|| reply.map_err(Failure::Refused))
+                }
+                Output::SaveSnapshot { .. } => None,
+            };
+            found = found.or(next);
+        }
+        found
+    }
+
+    fn report(&self, assignments: Assignments) -> Option<Report> {
+        let statuses: Vec<_> =
+            assignments.tasks.iter().filter_map(|task| self.status(task)).collect();
+        let removed = assignments.removed;
+        (!statuses.is_empty() || !removed.is_empty()).then_some(Report {
+            statuses,
+            removed,
+            ..Report::default()
+        })
+    }
+
+    fn status(&self, task: &Task) -> Option<(TaskId, TaskStatus)> {
+        let (state, message) = match task.desired {
+            TaskState::Running => (TaskState::Running, "started"),
+            TaskState::Ready => (TaskState::Ready, "prepared"),
+            _ => (TaskState::Shutdown, "shutdown"),
+        };
+        if task.status.state >= state {
+            return None;
+        }
+        let status = TaskStatus {
+            state,
+            timestamp: self.now().wall,
+            message: message.to_owned(),
+            pid: if state == TaskState::Running { 4242 } else { 0 },
+            ..task.status.clone()
+        };
+        Some((task.id, status))
+    }
+}
