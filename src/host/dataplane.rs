@@ -256,7 +256,8 @@ impl Dataplane {
     fn start(&self, takeover: bool, until: Deadline) -> Result<(), DataplaneError> {
         let config = &self.config;
         let mut command = Command::new(&config.binary);
-        command.arg("proxy").arg("--detach");
+        // What was meant for the daemon (where it reports to systemd) is not for the proxy.
+        command.env_clear().arg("proxy").arg("--detach");
         command.arg("--control").arg(config.exec_root.join(SOCKET_NAME));
         command.arg("--log").arg(config.exec_root.join(LOG_NAME));
         command.arg("--build").arg(&config.build);

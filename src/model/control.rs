@@ -246,7 +246,8 @@ pub struct Shutdown {
 }
 
 /// Sockets that travel with the packet, in this order. The first packet's first descriptor is the
-/// lock of the exec root and has no key.
+/// lock of the exec root and has no key; what follows the sockets of the last packet are connections
+/// to proxies that drain already.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handed {
     /// Which part this is, from 0.

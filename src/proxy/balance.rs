@@ -16,6 +16,15 @@ const REST_US_MAX: u64 = 4_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place(pub(super) u32);
 
+/// A task that was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Picked {
+    pub(super) place: Place,
+    pub(super) addr: SocketAddr,
+    /// No other task is left to try.
+    pub(super) last: bool,
+}
+
 /// The tasks of one listener.
 #[derive(Debug, Default)]
 pub(super) struct Balance {
@@ -61,8 +70,9 @@ impl Balance {
     }
 
     /// Chooses a task that is not among `tried` and counts a connection to it.
-    pub(super) fn pick(&mut self, tried: &[Place], now: u64) -> Option<(Place, SocketAddr)> {
+    pub(super) fn pick(&mut self, tried: &[Place], now: u64) -> Option<Picked> {
         let count = self.seats.len();
+        let mut open = 0;
         let mut best: Option<(usize, (bool, u32))> = None;
         for step in 1..=count {
             let at = (self.cursor + step) % count;
@@ -70,6 +80,7 @@ impl Balance {
             if !seat.listed || tried.contains(&seat.place) {
                 continue;
             }
+            open += 1;
             let cost = (seat.rests_until > now, seat.active);
             if best.is_none_or(|(_, least)| cost < least) {
                 best = Some((at, cost));
@@ -83,7 +94,7 @@ impl Balance {
             // One connection finds out whether it is back; the others wait for what it finds.
             seat.rests_until = now + REST_US_MAX;
         }
-        Some((seat.place, seat.backend.addr))
+        Some(Picked { place: seat.place, addr: seat.backend.addr, last: open == 1 })
     }
 
     /// It answered.
@@ -143,7 +154,7 @@ mod tests {
     }
 
     fn ports(balance: &mut Balance, count: usize) -> Vec<u16> {
-        (0..count).map(|_| balance.pick(&[], 0).unwrap().1.port()).collect()
+        (0..count).map(|_| balance.pick(&[], 0).unwrap().addr.port()).collect()
     }
 
     #[test]
@@ -154,13 +165,14 @@ mod tests {
         assert_eq!(seen, [1, 1, 2, 2, 3, 3]);
         let two = b.seats[1].place;
         b.ended(two);
-        assert_eq!(b.pick(&[], 0).unwrap().0, two);
+        assert_eq!(b.pick(&[], 0).unwrap().place, two);
     }
 
     #[test]
     fn one_that_left_the_table_gets_nothing_new_and_keeps_its_count() {
         let mut b = balance(&[1, 2]);
-        let (first, addr) = b.pick(&[], 0).unwrap();
+        let Picked { place: first, addr, last } = b.pick(&[], 0).unwrap();
+        assert!(!last);
         let other = if addr.port() == 1 { 2 } else { 1 };
         b.update(&backends(&[other]));
         assert!(!b.is_listed(first));
@@ -176,28 +188,29 @@ mod tests {
     #[test]
     fn one_that_fails_comes_last_until_one_connection_finds_it_back() {
         let mut b = balance(&[1, 2]);
-        let (bad, _) = b.pick(&[], 0).unwrap();
+        let bad = b.pick(&[], 0).unwrap().place;
         b.failed(bad, 0);
-        let (good, _) = b.pick(&[bad], 0).unwrap();
+        let Picked { place: good, last, .. } = b.pick(&[bad], 0).unwrap();
+        assert!(last);
         assert_ne!(bad, good);
         for _ in 0..3 {
-            assert_eq!(b.pick(&[], 1).unwrap().0, good, "it rests");
+            assert_eq!(b.pick(&[], 1).unwrap().place, good, "it rests");
         }
-        assert_eq!(b.pick(&[good], 1).unwrap().0, bad, "nobody else is left");
+        assert_eq!(b.pick(&[good], 1).unwrap().place, bad, "nobody else is left");
         b.ended(bad);
         b.failed(bad, 1);
         let later = 1 + 2 * REST_US_MIN;
-        assert_eq!(b.pick(&[], later).unwrap().0, bad, "one finds out");
-        assert_eq!(b.pick(&[], later).unwrap().0, good, "the others wait");
+        assert_eq!(b.pick(&[], later).unwrap().place, bad, "one finds out");
+        assert_eq!(b.pick(&[], later).unwrap().place, good, "the others wait");
         b.answered(bad);
-        assert_eq!(b.pick(&[], later).unwrap().0, bad);
+        assert_eq!(b.pick(&[], later).unwrap().place, bad);
     }
 
     #[test]
     fn none_is_left_when_all_were_tried() {
         let mut b = balance(&[1, 2]);
-        let (one, _) = b.pick(&[], 0).unwrap();
-        let (two, _) = b.pick(&[one], 0).unwrap();
+        let one = b.pick(&[], 0).unwrap().place;
+        let two = b.pick(&[one], 0).unwrap().place;
         assert_eq!(b.pick(&[one, two], 0), None);
         assert_eq!(balance(&[]).pick(&[], 0), None);
     }

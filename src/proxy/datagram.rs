@@ -18,7 +18,7 @@ use nix::sys::socket::{
     send, sendmsg,
 };
 
-use crate::proxy::balance::Place;
+use crate::proxy::balance::{Picked, Place};
 use crate::proxy::engine::{Engine, Tag};
 use crate::proxy::slab::{Key, Linked, Links, Queue, Slab};
 use crate::proxy::socket;
@@ -196,7 +196,7 @@ impl Engine {
         let mut tried = Vec::new();
         loop {
             let balance = &mut self.ports.get_mut(port)?.balance;
-            let (place, addr) = balance.pick(&tried, self.now)?;
+            let Picked { place, addr, .. } = balance.pick(&tried, self.now)?;
             match socket::dial_datagram(addr) {
                 Ok(server) => return self.begin_session(port, place, from, server),
                 Err(_) => {

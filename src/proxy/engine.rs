@@ -70,6 +70,7 @@ pub(super) struct Engine {
     pub(super) tools: Tools,
     pub(super) flows: Slab<Flow>,
     pub(super) dialing: Queue,
+    pub(super) patient: Queue,
     pub(super) young: Queue,
     pub(super) resetting: Queue,
     pub(super) again: VecDeque<Key>,
@@ -107,6 +108,7 @@ impl Engine {
             tools: Tools::new(),
             flows: Slab::new(),
             dialing: Queue::new(),
+            patient: Queue::new(),
             young: Queue::new(),
             resetting: Queue::new(),
             again: VecDeque::new(),
@@ -184,7 +186,7 @@ impl Engine {
         if !self.again.is_empty() {
             return EpollTimeout::ZERO;
         }
-        let queues = [&self.dialing, &self.young, &self.resetting];
+        let queues = [&self.dialing, &self.patient, &self.young, &self.resetting];
         let mut due = self.sessions.next_due();
         for queue in queues {
             due = earlier(due, queue.first(&mut self.flows).map(|(_, due)| due));

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::proxy::balance::Place;
+use crate::proxy::balance::{Picked, Place};
 use crate::proxy::engine::{Engine, Tag};
 use crate::proxy::pump::{Half, Step};
 use crate::proxy::slab::{Key, Linked, Links};
@@ -19,6 +19,9 @@ use crate::proxy::socket;
 
 /// A task that has not answered a dial after this is given up for the next one.
 const DIAL_US: u64 = 1_000_000;
+
+/// The last one to try gets longer: the kernel repeats a lost request after 1, 3 and 7 seconds.
+const DIAL_LAST_US: u64 = 10_000_000;
 
 /// Tasks that one client is offered to before it is reset.
 const DIALS_MAX: usize = 16;
@@ -54,6 +57,8 @@ pub(super) struct Flow {
     pub(super) down: Half,
     links: Links,
     tried: Vec<Place>,
+    /// It is the last task's turn.
+    patient: bool,
     /// The client's socket tells when it is writable; most are never full.
     client_tells: bool,
     /// In the list of those that go on after the others.
@@ -117,6 +122,7 @@ impl Engine {
             down: Half::default(),
             links: Links::new(),
             tried: Vec::new(),
+            patient: false,
             client_tells: false,
             again: false,
             looks: 0,
@@ -139,7 +145,7 @@ impl Engine {
             let picked = port.and_then(|port| {
                 if flow.tried.len() < DIALS_MAX { port.balance.pick(&flow.tried, now) } else { None }
             });
-            let Some((place, addr)) = picked else {
+            let Some(Picked { place, addr, last }) = picked else {
                 if let Some(port) = self.ports.get_mut(flow.port) {
                     port.unserved += 1;
                 }
@@ -158,7 +164,12 @@ impl Engine {
             match dialled {
                 Ok(fd) => {
                     flow.server = Some(fd);
-                    self.dialing.push(&mut self.flows, key, now + DIAL_US);
+                    flow.patient = last;
+                    if last {
+                        self.patient.push(&mut self.flows, key, now + DIAL_LAST_US);
+                    } else {
+                        self.dialing.push(&mut self.flows, key, now + DIAL_US);
+                    }
                     return;
                 }
                 Err(errno) if is_shortage(errno) => {
@@ -184,7 +195,7 @@ impl Engine {
     /// then.
     fn wait_for_room(&mut self, key: Key) {
         let Some(flow) = self.flows.get_mut(key) else { return };
-        flow.server = None;
+        (flow.server, flow.patient) = (None, false);
         flow.looks += 1;
         if let Some(port) = self.ports.get_mut(flow.port) {
             port.balance.ended(flow.place);
@@ -199,7 +210,7 @@ impl Engine {
 
     /// The task refused, or did not answer in time; or there may be room by this time.
     fn dial_next(&mut self, key: Key) {
-        self.dialing.remove(&mut self.flows, key);
+        self.leave_queue(key);
         if self.flows.get(key).is_some_and(|flow| flow.server.is_some()) {
             self.note_failed_dial(key);
         }
@@ -208,7 +219,7 @@ impl Engine {
 
     /// The task took the call: from here on the client is heard.
     fn open(&mut self, key: Key) {
-        self.dialing.remove(&mut self.flows, key);
+        self.leave_queue(key);
         let Some(flow) = self.flows.get_mut(key) else { return };
         if let Some(port) = self.ports.get_mut(flow.port) {
             port.balance.answered(flow.place);
@@ -269,6 +280,10 @@ impl Engine {
 
     /// Moves what `from` has (or both) until nothing more can be done now.
     pub(super) fn run(&mut self, key: Key, from: Option<Side>) {
+        if let Some(Phase::Resetting(failed)) = self.flows.get(key).map(|flow| flow.phase) {
+            self.drain_failed(key, failed);
+            return;
+        }
         for side in [Side::Client, Side::Server] {
             if from.is_none_or(|only| only == side) && !self.run_half(key, side) {
                 return;
@@ -286,7 +301,7 @@ impl Engine {
             Side::Client => (&mut flow.up, client, server),
             Side::Server => (&mut flow.down, server, client),
         };
-        if half.shut || matches!(flow.phase, Phase::Resetting(failed) if failed != from) {
+        if half.shut {
             return true;
         }
         match half.pump(&mut self.tools, source, sink) {
@@ -387,6 +402,9 @@ impl Engine {
         while let Some(key) = self.dialing.pop(&mut self.flows, self.now) {
             self.dial_next(key);
         }
+        while let Some(key) = self.patient.pop(&mut self.flows, self.now) {
+            self.dial_next(key);
+        }
         while let Some(key) = self.young.pop(&mut self.flows, self.now) {
             if let Some(server) = self.flows.get(key).and_then(|flow| flow.server.as_ref())
                 && let Err(errno) = socket::keep_alive(server.as_fd())
@@ -431,8 +449,9 @@ impl Engine {
     }
 
     fn leave_queue(&mut self, key: Key) {
-        let Some(phase) = self.flows.get(key).map(|flow| flow.phase) else { return };
-        let queue = match phase {
+        let Some(flow) = self.flows.get(key) else { return };
+        let queue = match flow.phase {
+            Phase::Dialing if flow.patient => &mut self.patient,
             Phase::Dialing => &mut self.dialing,
             Phase::Open => &mut self.young,
             Phase::Resetting(_) => &mut self.resetting,

@@ -4,6 +4,7 @@
 //! that: whoever started it needs no other sign, and no zombie is left.
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,9 +20,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe2, setsid};
 
+use crate::base::id::TaskId;
 use crate::host::seqpacket::{Channel, ControlError, Deadline, listen_at};
-use crate::model::control::{BUILD_CHARS_MAX, Message};
-use crate::model::route::LISTENERS_MAX;
+use crate::model::control::{BUILD_CHARS_MAX, Message, PortError};
+use crate::model::route::{Backend, BadRoute, LISTENERS_MAX, ListenKey, Listener};
+use crate::model::service::{Protocol, PublishMode};
 use crate::proxy::engine::{Engine, Limits, Tag};
 use crate::proxy::pump::PIPES_MAX;
 use crate::proxy::takeover;
@@ -72,6 +75,10 @@ struct Args {
     #[argh(option)]
     log: Option<PathBuf>,
 
+    /// a route to begin with, [IP:]PORT[/udp]=IP:PORT[,IP:PORT...] (several times)
+    #[argh(option, from_str_fn(parse_route))]
+    route: Vec<Listener>,
+
     /// tcp connections at once
     #[argh(option, default = "FLOWS_MAX")]
     max_flows: usize,
@@ -94,6 +101,10 @@ enum StartError {
     Control(#[source] ControlError),
     #[error("cannot take over from the running proxy")]
     TakeOver(#[source] ControlError),
+    #[error("cannot begin with these routes")]
+    Route(#[source] BadRoute),
+    #[error("{0}")]
+    Port(PortError),
     #[error("the build's name has more than {BUILD_CHARS_MAX} characters")]
     Build,
     #[error("the limits of connections and clients must be at least 1")]
@@ -104,7 +115,15 @@ enum StartError {
 #[must_use]
 pub fn run(arguments: &[&str]) -> ExitCode {
     let args = match Args::from_args(&["skep proxy"], arguments) {
-        Ok(args) => args,
+        Ok(mut args) => {
+            // The directory is left when it goes to the background.
+            for path in [Some(&mut args.control), args.log.as_mut()].into_iter().flatten() {
+                if let Ok(absolute) = std::path::absolute(&*path) {
+                    *path = absolute;
+                }
+            }
+            args
+        }
         Err(early) => {
             let (text, code) = match early.status {
                 Ok(()) => (early.output, ExitCode::SUCCESS),
@@ -219,6 +238,7 @@ fn serve(
         engine.control.lock = Some(lock(&args.control)?);
         None
     };
+    first_routes(&mut engine, &args.route)?;
     let listener = listen_at(&args.control).map_err(StartError::Control)?;
     let event = EpollEvent::new(EpollFlags::EPOLLIN, Tag::Control.into());
     engine.epoll.add(listener.as_fd(), event).map_err(call("watch the control socket"))?;
@@ -236,6 +256,44 @@ fn serve(
         log::warn!("{}: {e}", path.display());
     }
     ended
+}
+
+/// The routes of the command line, in force until the daemon tells others.
+fn first_routes(engine: &mut Engine, routes: &[Listener]) -> Result<(), StartError> {
+    if routes.is_empty() {
+        return Ok(());
+    }
+    let mut table = engine.table.clone();
+    for listener in routes {
+        table.insert(listener.clone()).map_err(StartError::Route)?;
+    }
+    match engine.apply(table, engine.version).errors.first() {
+        Some(error) => Err(StartError::Port(*error)),
+        None => Ok(()),
+    }
+}
+
+fn parse_route(text: &str) -> Result<Listener, String> {
+    let bad = || format!("{text:?} is not a route: [IP:]PORT[/udp]=IP:PORT[,IP:PORT...] is");
+    let (left, right) = text.split_once('=').ok_or_else(bad)?;
+    let (at, protocol) = match left.split_once('/') {
+        None | Some((_, "tcp")) => (left.trim_end_matches("/tcp"), Protocol::Tcp),
+        Some((at, "udp")) => (at, Protocol::Udp),
+        Some(_) => return Err(bad()),
+    };
+    let key = match at.parse::<u16>() {
+        Ok(port) => ListenKey::any(port, protocol),
+        Err(_) => {
+            let addr: SocketAddr = at.parse().map_err(|_not| bad())?;
+            ListenKey { ip: Some(addr.ip()), port: addr.port(), protocol }
+        }
+    };
+    let mut backends = Vec::new();
+    for (number, addr) in (1u128..).zip(right.split(',')) {
+        let addr = addr.parse().map_err(|_not| bad())?;
+        backends.push(Backend { task: TaskId::new(number), addr });
+    }
+    Ok(Listener { key, mode: PublishMode::Ingress, backends })
 }
 
 /// Tells the old proxy that this one listens. When it does not answer it has ended, or will find

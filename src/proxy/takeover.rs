@@ -15,10 +15,15 @@ use crate::model::route::{ListenKey, RouteTable};
 use crate::proxy::engine::Engine;
 use crate::proxy::slab::Key;
 
+/// Proxies that drain and can still be told to end.
+const PREDECESSORS_MAX: usize = 32;
+
 /// What the old proxy hands over.
 #[derive(Debug)]
 pub(super) struct Inheritance {
     pub(super) channel: Channel,
+    /// To those that drain already.
+    pub(super) predecessors: Vec<Channel>,
     pub(super) lock: OwnedFd,
     pub(super) sockets: BTreeMap<ListenKey, OwnedFd>,
     pub(super) table: RouteTable,
@@ -34,6 +39,7 @@ pub(super) fn ask(path: &Path, build: &str, until: Deadline) -> Result<Inheritan
     let mut routes = None;
     let mut lock = None;
     let mut sockets = BTreeMap::new();
+    let mut predecessors = Vec::new();
     loop {
         let received = channel.recv(until)?;
         match received.message {
@@ -46,10 +52,11 @@ pub(super) fn ask(path: &Path, build: &str, until: Deadline) -> Result<Inheritan
                 if handed.part == 0 {
                     lock = descriptors.next();
                 }
-                if descriptors.len() != handed.keys.len() {
+                if descriptors.len() < handed.keys.len() {
                     return Err(unexpected("sockets are missing"));
                 }
-                sockets.extend(handed.keys.into_iter().zip(descriptors));
+                sockets.extend(handed.keys.into_iter().zip(descriptors.by_ref()));
+                predecessors.extend(descriptors.map(Channel::from));
                 if handed.part + 1 == handed.parts {
                     break;
                 }
@@ -60,7 +67,7 @@ pub(super) fn ask(path: &Path, build: &str, until: Deadline) -> Result<Inheritan
     }
     let (table, version) = routes.ok_or_else(|| unexpected("the routes are missing"))?;
     let lock = lock.ok_or_else(|| unexpected("the lock is missing"))?;
-    Ok(Inheritance { channel, lock, sockets, table, version })
+    Ok(Inheritance { channel, predecessors, lock, sockets, table, version })
 }
 
 impl Engine {
@@ -70,6 +77,7 @@ impl Engine {
             self.add_port(key, Some(socket));
         }
         self.control.lock = Some(inheritance.lock);
+        self.control.predecessors = inheritance.predecessors;
         for error in self.apply(inheritance.table, inheritance.version).errors {
             log::warn!("{error}");
         }
@@ -124,6 +132,10 @@ impl Engine {
                 beside.push(lock.as_fd());
             }
             beside.extend(chunk.iter().map(|(_, fd)| *fd));
+            if part + 1 == parts {
+                let newest = self.control.predecessors.iter().rev().take(PREDECESSORS_MAX);
+                beside.extend(newest.map(AsFd::as_fd));
+            }
             send(&Message::Handed(Handed { part, parts, keys }), &beside)?;
         }
         Ok(())
