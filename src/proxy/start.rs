@@ -224,7 +224,7 @@ fn serve(
         std::fs::write(path, "0").map_err(file(path))?;
     }
     if let Err(e) = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ) {
-        log::warn!("this process may be ended when memory is short: {e}");
+        log::debug!("this process may be ended when memory is short: {e}");
     }
     let limits = limits(args)?;
     let mut engine = Engine::new(limits).map_err(call("make an event queue"))?;

@@ -82,7 +82,7 @@ listen l
 END
 }
 haproxy_config 8002 "" >"$work/haproxy.cfg"
-haproxy_config 8003 "  option splice-auto" >"$work/splice.cfg"
+haproxy_config 8003 $'  option splice-request\n  option splice-response' >"$work/splice.cfg"
 
 ip netns exec $b nginx -e "$work/backend.log" -p "$work" -c "$work/backend.conf" & pids+=($!)
 ip netns exec $p "$SKEP" proxy --control "$work/proxy.sock" --route 8001=10.77.2.1:80 & pids+=($!); pid_skep=$!
