@@ -5,6 +5,7 @@
 //! own process. A point that is not in the list below does not compile, and tests go through
 //! [`Point::ALL`].
 
+use std::env::VarError;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
@@ -95,6 +96,17 @@ impl FromStr for Armed {
 pub fn arm(armed: Armed) {
     PASSES.store(armed.pass, Ordering::Relaxed);
     ARMED.store(armed.point as u16 + 1, Ordering::Release);
+}
+
+/// What `SKEP_FAILPOINT` names. Read once, when the daemon starts.
+pub fn from_environment() -> Result<Option<Armed>, NoSuchPoint> {
+    match std::env::var("SKEP_FAILPOINT") {
+        Ok(text) => text.parse().map(Some),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(text)) => {
+            Err(NoSuchPoint { text: text.to_string_lossy().into_owned() })
+        }
+    }
 }
 
 /// Passes a point.

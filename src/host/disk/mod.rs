@@ -6,7 +6,7 @@
 
 #[cfg(test)]
 mod golden;
-mod key;
+pub mod key;
 pub mod layout;
 pub mod ledger;
 pub mod lock;

@@ -432,11 +432,10 @@ impl<D: Disk> Wal<D> {
         }
         failpoint::hit(Point::WalAfterCreate);
         self.figures.syncs += 2;
-        let synced = self
-            .disk
-            .sync(&file)
-            .map_err(|e| IoFailed::new("sync", path, e))
-            .and_then(|()| self.disk.sync_dir(&self.dir).map_err(|e| IoFailed::new("sync", &self.dir, e)));
+        let dir = &self.dir;
+        let synced = self.disk.sync(&file).map_err(|e| IoFailed::new("sync", path, e));
+        let synced = synced
+            .and_then(|()| self.disk.sync_dir(dir).map_err(|e| IoFailed::new("sync", dir, e)));
         if let Err(failed) = synced {
             self.poisoned = true;
             return Err(failed.into());

@@ -215,7 +215,7 @@ fn seeds(count: u64) -> std::ops::Range<u64> {
 #[test]
 fn a_crash_between_any_two_calls_loses_nothing_acknowledged() {
     let mut crashes = 0;
-    for seed in seeds(12) {
+    for seed in seeds(4) {
         let script = script(seed, 40);
         let whole = MemDisk::new(seed);
         run(&whole, &script);
@@ -239,7 +239,7 @@ fn a_crash_between_any_two_calls_loses_nothing_acknowledged() {
 
 #[test]
 fn a_second_crash_while_starting_again_loses_nothing_either() {
-    for seed in seeds(60) {
+    for seed in seeds(30) {
         let script = script(seed, 30);
         let mut rng = Rng::new(seed);
         let whole = MemDisk::new(seed);
@@ -276,7 +276,7 @@ fn a_second_crash_while_starting_again_loses_nothing_either() {
 
 #[test]
 fn a_full_disk_refuses_acknowledges_nothing_and_passes() {
-    for seed in seeds(12) {
+    for seed in seeds(4) {
         let script = script(seed, 30);
         let whole = MemDisk::new(seed);
         run(&whole, &script);
@@ -328,7 +328,7 @@ fn a_full_disk_refuses_acknowledges_nothing_and_passes() {
 
 #[test]
 fn after_a_failed_sync_the_log_is_closed_until_it_is_opened_again() {
-    for seed in seeds(12) {
+    for seed in seeds(4) {
         let script = script(seed, 30);
         let whole = MemDisk::new(seed);
         run(&whole, &script);
