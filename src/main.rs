@@ -1,10 +1,19 @@
-//! Picks the face of the one binary: command line, daemon, proxy, shim or hello.
+//! Picks the face of the one binary: command line, daemon, proxy, shim, init or hello.
 
 use std::process::ExitCode;
 
 use skep::cli::{self, Hooks, StartOptions};
 
 fn main() -> ExitCode {
+    // Before anything else: these two come up once for each container.
+    let mut raw = std::env::args_os();
+    let name = raw.next().unwrap_or_default();
+    if std::path::Path::new(&name).file_name().is_some_and(|name| name == "docker-init") {
+        return skep::shim::init::run(raw);
+    }
+    if raw.next().is_some_and(|face| face == "shim") {
+        return skep::shim::run(raw);
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.split_first() {

@@ -3,5 +3,6 @@
 pub mod duration;
 pub mod id;
 pub mod rng;
+pub mod shim_wire;
 pub mod time;
 pub mod units;

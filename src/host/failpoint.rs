@@ -48,6 +48,21 @@ points! {
     LedgerBeforeWrite = "ledger.before_write",
     LedgerBeforeRename = "ledger.before_rename",
     LedgerAfterRename = "ledger.after_rename",
+    ContainerFolders = "container.folders",
+    ContainerVolumes = "container.volumes",
+    ContainerMounted = "container.mounted",
+    ContainerFilled = "container.filled",
+    ContainerBundled = "container.bundled",
+    ContainerBeforeShim = "container.before_shim",
+    ContainerShimStarted = "container.shim_started",
+    ContainerCreated = "container.created",
+    ContainerStarted = "container.started",
+    ContainerShimEnded = "container.shim_ended",
+    ContainerDeleted = "container.deleted",
+    ContainerCgroupRemoved = "container.cgroup_removed",
+    ContainerExecRemoved = "container.exec_removed",
+    ContainerVolumesRemoved = "container.volumes_removed",
+    ContainerDataRemoved = "container.data_removed",
 }
 
 /// Zero, or the armed point plus one.

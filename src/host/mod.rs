@@ -12,3 +12,4 @@ pub mod images;
 pub mod netlink;
 pub mod notify;
 pub mod seqpacket;
+pub mod runtime;

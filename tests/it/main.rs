@@ -14,3 +14,5 @@ mod images;
 
 mod net;
 mod proxy;
+
+mod runtime;

@@ -1,0 +1,163 @@
+//! The program runc: its version and the calls that the daemon makes itself. Create and start are
+//! the shim's.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::error::RuntimeError;
+
+/// Major, minor and patch.
+type Number = (u32, u32, u32);
+
+/// The oldest that works: the one of Debian 12.
+const OLDEST: Number = (1, 1, 5);
+const OLDEST_TEXT: &str = "1.1.5";
+
+/// Holes that let a container out, and the releases of each line that closed them.
+const HOLES: [(&str, &[Number]); 3] = [
+    ("CVE-2024-21626", &[(1, 1, 12)]),
+    ("CVE-2024-45310", &[(1, 1, 14), (1, 2, 0)]),
+    ("CVE-2025-31133, CVE-2025-52565, CVE-2025-52881", &[(1, 2, 8), (1, 3, 3), (1, 4, 0)]),
+];
+
+/// runc with its state folder.
+#[derive(Clone, Debug)]
+pub(super) struct Runc {
+    pub(super) path: PathBuf,
+    pub(super) root: PathBuf,
+    pub(super) version: RuncVersion,
+}
+
+/// What `runc --version` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuncVersion {
+    /// The words after `runc version`.
+    pub text: String,
+    number: Number,
+    /// The revision of Debian's package, which may hold fixes that the number does not show.
+    debian: Option<String>,
+}
+
+impl RuncVersion {
+    /// From the output of `runc --version`.
+    #[must_use]
+    pub fn parse(output: &str) -> Option<Self> {
+        let mut lines = output.lines();
+        let text = lines.next()?.strip_prefix("runc version ")?.trim().to_owned();
+        let mut parts = text.split(['.', '-', '+', '~', ' ']).map_while(|part| part.parse().ok());
+        let number = (parts.next()?, parts.next()?, parts.next()?);
+        let commit = lines.find_map(|line| line.strip_prefix("commit: "));
+        let debian = [Some(text.as_str()), commit].into_iter().flatten().find_map(|text| {
+            let (_, revision) = text.split_once("+deb")?;
+            revision.starts_with(|c: char| c.is_ascii_digit()).then(|| revision.to_owned())
+        });
+        Some(Self { text, number, debian })
+    }
+
+    /// New enough to work with.
+    #[must_use]
+    pub fn is_supported(&self) -> bool {
+        self.number >= OLDEST
+    }
+
+    /// Known holes of this version, as a warning for the log; none when there are none.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let closed = |fixes: &[Number]| {
+            fixes.iter().any(|fix| (fix.0, fix.1) == (self.number.0, self.number.1) && self.number >= *fix)
+                || fixes.iter().all(|fix| self.number >= *fix)
+        };
+        // Debian's 1.1.5+ds1-1+deb12u1 is 1.1.5 with the fix of the first hole.
+        let patched = usize::from(self.debian.is_some() && self.number >= OLDEST);
+        let open = HOLES.iter().skip(patched).filter(|(_, fixes)| !closed(fixes));
+        let names: Vec<&str> = open.map(|(name, _)| *name).collect();
+        if names.is_empty() {
+            return None;
+        }
+        let unless = match self.debian {
+            Some(_) => " unless Debian has fixed them in this revision",
+            None => "",
+        };
+        Some(format!(
+            "runc {} has known holes that let a container out ({}){unless}: upgrade runc",
+            self.text,
+            names.join(", ")
+        ))
+    }
+}
+
+impl Runc {
+    /// Asks the program for its version and checks it.
+    pub(super) fn open(path: &Path, root: &Path) -> Result<Self, RuntimeError> {
+        let output = Command::new(path)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|source| RuntimeError::NoRunc { path: path.to_owned(), source })?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = RuncVersion::parse(&text).ok_or_else(|| {
+            RuntimeError::Runc(format!("{path:?} did not tell its version but: {}", text.trim()))
+        })?;
+        if !version.is_supported() {
+            return Err(RuntimeError::OldRunc { found: version.text, minimum: OLDEST_TEXT });
+        }
+        Ok(Self { path: path.to_owned(), root: root.to_owned(), version })
+    }
+
+    /// runc knows a container of this name.
+    pub(super) fn knows(&self, id: &str) -> bool {
+        self.root.join(id).exists()
+    }
+
+    /// Kills and forgets a container; none of that name is fine.
+    pub(super) fn delete(&self, id: &str) -> Result<(), RuntimeError> {
+        if !self.knows(id) {
+            return Ok(());
+        }
+        let output = Command::new(&self.path)
+            .arg("--root")
+            .arg(&self.root)
+            .args(["delete", "--force", id])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|source| RuntimeError::NoRunc { path: self.path.clone(), source })?;
+        if output.status.success() || !self.knows(id) {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        Err(RuntimeError::Runc(format!("runc delete failed: {}", text.trim())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(text: &str, commit: &str) -> RuncVersion {
+        RuncVersion::parse(&format!("runc version {text}\ncommit: {commit}\nspec: 1.0.2\n")).unwrap()
+    }
+
+    #[test]
+    fn holes_are_named() {
+        let plain = version("1.1.5", "v1.1.5-0-gf19387a6");
+        assert!(plain.is_supported());
+        assert!(plain.warning().unwrap().contains("CVE-2024-21626"));
+        let debian = version("1.1.5+ds1", "1.1.5+ds1-1+deb12u1");
+        let warning = debian.warning().unwrap();
+        assert!(!warning.contains("CVE-2024-21626") && warning.contains("CVE-2025-31133"));
+        assert!(version("1.2.7", "x").warning().unwrap().contains("CVE-2025-52881"));
+        for good in ["1.2.8", "1.3.3", "1.4.0", "1.4.2", "2.0.0"] {
+            assert_eq!(version(good, "x").warning(), None, "{good}");
+        }
+        assert!(version("1.3.2", "x").warning().is_some());
+    }
+
+    #[test]
+    fn old_and_strange_ones_are_refused() {
+        assert!(!version("1.1.4", "x").is_supported());
+        assert!(!version("1.0.0-rc93", "x").is_supported());
+        assert!(version("1.3.0-rc.1", "x").is_supported());
+        assert_eq!(RuncVersion::parse("something else\n"), None);
+        assert_eq!(RuncVersion::parse("runc version unknown\n"), None);
+    }
+}
