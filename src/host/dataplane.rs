@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::host::failpoint::{self, Point};
 use crate::host::seqpacket::{Channel, ControlError, Deadline};
 use crate::model::control::parts::changes;
 use crate::model::control::{
@@ -270,6 +271,7 @@ impl Dataplane {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let run = |source| DataplaneError::Run { binary: config.binary.clone(), source };
         let child = command.spawn().map_err(run)?;
+        failpoint::hit(Point::ProxyStarted);
         let pid = child.id();
         let (done, wait) = std::sync::mpsc::sync_channel(1);
         // Waits beside, so that a program that hangs does not hold this thread.
@@ -335,6 +337,7 @@ impl Link {
     }
 
     fn remember(&mut self, table: &RouteTable, applied: Applied) -> Applied {
+        failpoint::hit(Point::ProxyRoutesSet);
         self.acked = Some((table.clone(), applied.version));
         self.errors.clone_from(&applied.errors);
         applied

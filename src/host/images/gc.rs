@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::error::{ImageError, Result};
 use super::record::{self, StoredImage};
 use super::store::{ImageStore, Inner, State, Temp};
+use crate::host::failpoint::{self, Point};
 use crate::model::digest::Digest;
 use crate::model::image_ref::Reference;
 
@@ -225,8 +226,10 @@ impl Inner {
         let mut references = state.references(&id);
         references.sort_by_key(|reference| reference.digest().is_some());
         self.untag(state, &references, removed)?;
+        failpoint::hit(Point::ImageUntagged);
         let path = self.root.join("records").join(id.hex());
         fs::remove_file(&path).map_err(|e| ImageError::io("remove", &path, e))?;
+        failpoint::hit(Point::ImageRecordRemoved);
         state.images.remove(&id);
         record::sync_directory(&self.root.join("records"))?;
         removed.push(Removed::Deleted(id));
@@ -273,6 +276,7 @@ impl Inner {
     fn trash(&self, path: PathBuf, orphans: &mut Orphans) -> Result<()> {
         let temp = self.temp("trash");
         fs::rename(&path, &temp.0).map_err(|e| ImageError::io("remove", &path, e))?;
+        failpoint::hit(Point::ImageTrashed);
         orphans.trash.push(temp);
         Ok(())
     }

@@ -11,6 +11,7 @@ use super::error::{ImageError, Result};
 use super::record::{self, LayerRecord, StoredLayer};
 use super::store::{Claim, Inner, not_found};
 use super::unpack::unpack;
+use crate::host::failpoint::{self, Point};
 use crate::model::digest::Digest;
 
 impl Inner {
@@ -46,6 +47,7 @@ impl Inner {
         fs::create_dir_all(&fs_path).map_err(|e| ImageError::io("make", &fs_path, e))?;
         set_mode(&fs_path, 0o755)?;
         let unpacked = unpack(source, &fs_path, self.limits())?;
+        failpoint::hit(Point::ImageUnpacked);
         let diff_id = unpacked.diff_id;
         if let Some(want) = want
             && want != diff_id
@@ -57,6 +59,7 @@ impl Inner {
         record::write_new(&temp.0.join("layer"), &layer)?;
         let sync = || -> io::Result<()> { Ok(syncfs(File::open(&temp.0)?)?) };
         sync().map_err(|e| ImageError::io("sync", &temp.0, e))?;
+        failpoint::hit(Point::ImageSynced);
         let path = self.root.join("layers").join(diff_id.hex());
         if !path.is_dir() {
             self.publish(&temp.0, &path)?;

@@ -18,6 +18,7 @@ use super::platform::Platform;
 use super::record::{self, ImageRecord, LayerRecord, StoredImage, StoredNames};
 use super::registry::RegistryConfig;
 use super::tree::remove_tree;
+use crate::host::failpoint::{self, Point};
 use crate::model::digest::Digest;
 use crate::model::image_ref::Reference;
 
@@ -302,7 +303,9 @@ impl Inner {
 
     /// Renames a synced file or directory into place and makes that durable.
     pub(super) fn publish(&self, from: &Path, to: &Path) -> Result<()> {
+        failpoint::hit(Point::ImageBeforeRename);
         fs::rename(from, to).map_err(|e| ImageError::io("rename to", to, e))?;
+        failpoint::hit(Point::ImageAfterRename);
         record::sync_directory(to.parent().unwrap_or(&self.root))
     }
 
@@ -324,6 +327,7 @@ impl Inner {
             ignore_missing(fs::hard_link(&path, &old))
         };
         keep().map_err(|e| ImageError::io("write", &old, e))?;
+        failpoint::hit(Point::ImageNamesKept);
         self.publish(&temp.0, &path)?;
         state.names = stored.names;
         Ok(())

@@ -50,6 +50,7 @@ pub use sysctl::SysctlError;
 
 use self::nft::Nft;
 use crate::base::id::{NetworkId, TaskId};
+use crate::host::failpoint::{self, Point};
 use crate::host::netlink::{Link, Socket};
 use crate::model::network::Subnet;
 
@@ -217,6 +218,7 @@ impl Net {
         setup.run_outside(&mut host)?;
         if last >= Step::Ruled {
             self.let_through(task, &endpoint.link)?;
+            failpoint::hit(Point::NetLetThrough);
         }
         Ok(endpoint)
     }
@@ -234,8 +236,10 @@ impl Net {
             None if self.netns_path(task).exists() => self.sweep(&mut socket),
             None => Ok(()),
         };
+        failpoint::hit(Point::NetUnlinked);
         let pinned = netns::unpin(&self.netns_path(task))
             .map_err(|source| NetError::Netns { task, source });
+        failpoint::hit(Point::NetUnpinned);
         unlinked.and(pinned.map(|_| ()))
     }
 

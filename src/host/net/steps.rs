@@ -7,6 +7,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use super::names::{GATEWAY_MAC, task_mac};
 use super::{NetError, ROUTE_PROTOCOL, Result, Step, TaskEndpoint, TaskNet, netns, sysctl};
+use crate::host::failpoint::{self, Point};
 use crate::host::netlink::{Link, NetlinkError, Route, RouteKind, Socket, VethPair};
 
 /// Name of the task's end of the veth.
@@ -36,17 +37,21 @@ impl Setup<'_> {
         let task = self.task.task;
         let netns = netns::enter_or_create(&self.endpoint.netns)
             .map_err(|source| NetError::Netns { task, source })?;
+        failpoint::hit(Point::NetPinned);
         if self.last < Step::Linked {
             return Ok(());
         }
         let mut inner = self.tried(Socket::open())?;
         let link = self.link(&mut host, &mut inner, netns.as_fd())?;
+        failpoint::hit(Point::NetLinked);
         if self.last < Step::Configured {
             return Ok(());
         }
         // The namespace's own settings are those of the thread that is in it.
         configure_namespace().map_err(NetError::Sysctl)?;
-        self.configure_inside(&mut inner, &link)
+        self.configure_inside(&mut inner, &link)?;
+        failpoint::hit(Point::NetInside);
+        Ok(())
     }
 
     /// The steps in the host's namespace, which the calling thread is in.
@@ -57,10 +62,13 @@ impl Setup<'_> {
         let name = &self.endpoint.link;
         let link = self.tried(host.link(name)).and_then(|link| self.must(name, link))?;
         self.configure_outside(host, &link)?;
+        failpoint::hit(Point::NetOutside);
         if self.last < Step::Routed {
             return Ok(());
         }
-        self.route(host, &link)
+        self.route(host, &link)?;
+        failpoint::hit(Point::NetRouted);
+        Ok(())
     }
 
     /// Makes the veth, unless it is there; a half that lost its other end is made again. Gives the
