@@ -33,9 +33,7 @@ impl Inner {
         warn!("{} is damaged ({why}): made again", path.display());
         let bytes = measure(&fs_path).map_err(|e| ImageError::io("measure", &fs_path, e))?;
         let layer = StoredLayer { diff_id: *diff_id, bytes };
-        let temp = self.temp("layer-note");
-        record::write_new(&temp.0, &layer)?;
-        self.publish(&temp.0, &path)?;
+        record::write(&path, &layer)?;
         Ok(Some(layer))
     }
 
@@ -56,7 +54,7 @@ impl Inner {
             return Err(ImageError::DigestMismatch { what, want, got: diff_id });
         }
         let layer = StoredLayer { diff_id, bytes: unpacked.bytes };
-        record::write_new(&temp.0.join("layer"), &layer)?;
+        record::write_lazily(&temp.0.join("layer"), &layer)?;
         let sync = || -> io::Result<()> { Ok(syncfs(File::open(&temp.0)?)?) };
         sync().map_err(|e| ImageError::io("sync", &temp.0, e))?;
         failpoint::hit(Point::ImageSynced);
