@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.split_first() {
         Some((&"proxy", rest)) => skep::proxy::run(rest),
+        Some((&"hello", _)) => skep::hello::run(),
         _ => cli::run(arguments, Hooks { start_daemon, run_daemon }),
     }
 }

@@ -37,9 +37,9 @@ impl Inner {
         Ok(Some(layer))
     }
 
-    /// Unpacks a layer unless it is here. `want` is what the configuration says it is; without,
-    /// it is named by what it turns out to be.
-    pub(super) fn make_layer(&self, want: Option<Digest>, source: impl Read) -> Result<StoredLayer> {
+    /// Unpacks a layer that is not here, by the thread that has claimed it. `want` is what the
+    /// configuration says it is.
+    pub(super) fn make_layer(&self, want: Digest, source: impl Read) -> Result<StoredLayer> {
         let temp = self.temp("layer");
         let fs_path = temp.0.join("fs");
         fs::create_dir_all(&fs_path).map_err(|e| ImageError::io("make", &fs_path, e))?;
@@ -47,9 +47,7 @@ impl Inner {
         let unpacked = unpack(source, &fs_path, self.limits())?;
         failpoint::hit(Point::ImageUnpacked);
         let diff_id = unpacked.diff_id;
-        if let Some(want) = want
-            && want != diff_id
-        {
+        if want != diff_id {
             let what = "the unpacked layer".to_owned();
             return Err(ImageError::DigestMismatch { what, want, got: diff_id });
         }
@@ -57,11 +55,7 @@ impl Inner {
         record::write_lazily(&temp.0.join("layer"), &layer)?;
         let sync = || -> io::Result<()> { Ok(syncfs(File::open(&temp.0)?)?) };
         sync().map_err(|e| ImageError::io("sync", &temp.0, e))?;
-        failpoint::hit(Point::ImageSynced);
-        let path = self.root.join("layers").join(diff_id.hex());
-        if !path.is_dir() {
-            self.publish(&temp.0, &path)?;
-        }
+        self.publish(&temp.0, &self.root.join("layers").join(diff_id.hex()))?;
         Ok(layer)
     }
 
@@ -75,7 +69,7 @@ impl Inner {
         let path = self.blob_path(&layer.blob.ok_or_else(gone)?);
         warn!("layer {} is gone: unpacking it again", layer.diff_id);
         let file = File::open(&path).map_err(|e| ImageError::io("open", &path, e))?;
-        self.make_layer(Some(layer.diff_id), file).map(drop)
+        self.make_layer(layer.diff_id, file).map(drop)
     }
 }
 

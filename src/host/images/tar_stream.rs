@@ -167,8 +167,8 @@ impl<R: Read> Read for TarStream<R> {
         }
         let count = self.inner.read(&mut buffer[..most])?;
         if count == 0 {
-            let text = "the archive ends in the middle of an entry";
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+            let cut = ImageError::archive(b"", "it ends in the middle of an entry");
+            return Err(io::Error::other(cut));
         }
         self.left -= count as u64;
         Ok(count)
