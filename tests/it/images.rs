@@ -2,6 +2,7 @@
 //! writers, and archives made by hand that no honest writer makes.
 
 mod archive;
+mod crash;
 mod fake;
 mod hostile;
 mod load;

@@ -66,8 +66,10 @@ impl Inner {
             return Ok(());
         }
         let gone = || not_found(&format!("layer {}", layer.diff_id));
-        let path = self.blob_path(&layer.blob.ok_or_else(gone)?);
+        let blob = layer.blob.ok_or_else(gone)?;
+        let path = self.blob_path(&blob);
         warn!("layer {} is gone: unpacking it again", layer.diff_id);
+        self.verify_blob(&blob)?;
         let file = File::open(&path).map_err(|e| ImageError::io("open", &path, e))?;
         self.make_layer(layer.diff_id, file).map(drop)
     }

@@ -21,7 +21,11 @@ pub(super) const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2
 /// OCI's name of an image configuration.
 pub(super) const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 
-const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+/// OCI's name of a manifest.
+pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// OCI's name of an index.
+pub(super) const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 
 /// A blob that a document names.
 #[derive(Clone, Debug, PartialEq, Eq)]

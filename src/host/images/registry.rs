@@ -150,6 +150,25 @@ impl ImageStore {
         })
     }
 
+    /// What is known here of a reference without asking anybody, for sites without a network:
+    /// the digest under which this node pulled it.
+    #[must_use]
+    pub fn local_distribution(&self, reference: &Reference) -> Option<Distribution> {
+        let reference = reference.clone().with_default_tag();
+        let state = self.inner.lock();
+        let id = state.find(&reference.canonical()).ok()?;
+        let image = state.images.get(&id)?;
+        let names = state.references(&id).into_iter();
+        let own = names.filter(|name| name.name() == reference.name());
+        let digest = own.filter_map(|name| name.digest()).next()?;
+        // The index itself is not kept, only the manifest that was chosen from it.
+        let is_index = image.manifest != Some(digest);
+        let size = self.inner.blob_path(&digest).metadata().map_or(0, |meta| meta.len());
+        let media_type = if is_index { manifest::INDEX_TYPE } else { manifest::MANIFEST_TYPE };
+        let platforms = vec![image.platform.clone()];
+        Some(Distribution { media_type: media_type.to_owned(), digest, size, platforms })
+    }
+
     /// Asks a registry whether it takes these credentials, for `POST /auth`.
     ///
     /// # Errors

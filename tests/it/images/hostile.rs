@@ -19,6 +19,17 @@ fn refused(store: &ImageStore, dir: &Dir, what: &str, archive: &[u8], want: &str
     assert!(store.list().is_empty(), "{what}");
 }
 
+/// A name, the archive or layer, and what the error says.
+type Case<'a> = (&'a str, Vec<u8>, &'a str);
+
+fn refused_layers(cases: Vec<Case<'_>>) {
+    let dir = Dir::new();
+    let store = open(&dir.path("store"));
+    for (what, layer, want) in cases {
+        refused(&store, &dir, what, &docker_archive(&[layer], &["evil:1"]), want);
+    }
+}
+
 fn small() -> RegistryConfig {
     let limits = Limits {
         layer_bytes_max: 1 << 20,
@@ -34,20 +45,9 @@ fn small() -> RegistryConfig {
 }
 
 #[test]
-fn layers_cannot_leave_their_root_nor_lie() {
-    let dir = Dir::new();
-    let store = open(&dir.path("store"));
+fn layers_cannot_leave_their_root() {
     let new = Tar::default;
-    let huge = "x".repeat(5_000);
-    let number = |at: usize, bytes: &[u8]| {
-        let mut tar = Tar::default().file("f", b"data").end();
-        tar[at..at + bytes.len()].copy_from_slice(bytes);
-        tar[148..156].copy_from_slice(b"        ");
-        let sum: u32 = tar[..512].iter().map(|b| u32::from(*b)).sum();
-        tar[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        tar
-    };
-    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+    refused_layers(vec![
         ("dotdot", new().file("../evil", b"x").end(), "leaves the layer"),
         ("inner dotdot", new().file("a/../../evil", b"x").end(), "leaves the layer"),
         ("dotdot dir", new().dir("..", 0o777).end(), "leaves the layer"),
@@ -78,6 +78,26 @@ fn layers_cannot_leave_their_root_nor_lie() {
         ("whiteout of dotdot", new().file("a/.wh...", b"").end(), "whiteout of nothing"),
         ("whiteout of nothing", new().file(".wh.", b"").end(), "whiteout of nothing"),
         ("root as file", new().file(".", b"x").end(), "the root is not a directory"),
+    ]);
+}
+
+/// One file, its size told by these bytes.
+fn sized(size: &[u8]) -> Vec<u8> {
+    let mut tar = Tar::default().file("f", b"data").end();
+    tar[124..124 + size.len()].copy_from_slice(size);
+    tar[148..156].copy_from_slice(b"        ");
+    let sum: u32 = tar[..512].iter().map(|b| u32::from(*b)).sum();
+    tar[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    tar
+}
+
+#[test]
+fn headers_of_layers_are_never_believed() {
+    let new = Tar::default;
+    let huge = "x".repeat(5_000);
+    let mut flipped = new().file("f", b"x").end();
+    flipped[0] = b'g';
+    refused_layers(vec![
         ("sparse", new().raw(&Head::new("s", b'S'), b"").end(), "sparse"),
         ("pax sparse", new().pax(&[("GNU.sparse.major", b"1")]).file("s", b"").end(), "sparse"),
         ("unknown type", new().raw(&Head::new("s", b'M'), b"").end(), "type 'M' is not supported"),
@@ -100,29 +120,23 @@ fn layers_cannot_leave_their_root_nor_lie() {
             new().raw(&Head { size: 2 << 20, ..Head::new("p", b'x') }, &vec![b' '; 2 << 20]).end(),
             "limit of 1048576 bytes",
         ),
-        (
-            "checksum",
-            {
-                let mut t = new().file("f", b"x").end();
-                t[0] = b'g';
-                t
-            },
-            "checksum",
-        ),
-        ("size is text", number(124, b"zzzzzzzzzzz"), "size is not a number"),
-        ("size is negative", number(124, &[0xff; 12]), "size is not a number"),
+        ("checksum", flipped, "checksum"),
+        ("size is text", sized(b"zzzzzzzzzzz"), "size is not a number"),
+        ("size is negative", sized(&[0xff; 12]), "size is not a number"),
         (
             "size is enormous",
-            number(124, &[0x80, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
+            sized(&[0x80, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]),
             "end",
         ),
         ("cut in data", new().file("f", &[7; 4000]).cut(1024), "middle"),
         ("cut in header", new().file("f", b"x").file("g", b"x").cut(1024 + 100), "middle"),
-    ];
-    for (what, layer, want) in cases {
-        refused(&store, &dir, what, &docker_archive(&[layer], &["evil:1"]), want);
-    }
-    // Links may lead anywhere; what goes through them stays inside.
+    ]);
+}
+
+#[test]
+fn links_may_lead_anywhere_and_what_goes_through_them_stays_inside() {
+    let dir = Dir::new();
+    let store = open(&dir.path("store"));
     let sentinel = dir.path("sentinel");
     let absolute = sentinel.display().to_string();
     let through = Tar::default()
@@ -142,126 +156,95 @@ fn layers_cannot_leave_their_root_nor_lie() {
     assert!(!sentinel.exists(), "a layer wrote outside its root");
 }
 
+fn archive_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+    files.iter().fold(Tar::default(), |tar, (name, data)| tar.file(name, data)).end()
+}
+
+fn refused_archives(cases: Vec<Case<'_>>) {
+    let dir = Dir::new();
+    let store = open(&dir.path("store"));
+    for (what, archive, want) in cases {
+        refused(&store, &dir, what, &archive, want);
+    }
+}
+
 #[test]
-fn archives_cannot_lie_about_digests_sizes_and_names() {
+fn archives_cannot_lie_about_digests() {
+    let layer = Tar::default().file("f", b"honest").end();
+    let other = Tar::default().file("f", b"other").end();
+    let config = configuration(std::slice::from_ref(&layer));
+    let named = format!("{}.json", sha256(&config));
+    let wrong = format!("{}.json", "0".repeat(64));
+    let list = |config: &str, tag: &str, layers: &[&str]| {
+        let one = json!([{ "Config": config, "RepoTags": [tag], "Layers": layers }]);
+        one.to_string().into_bytes()
+    };
+    let honest = list(&named, "a:1", &["l"]);
+    let with = |config_name: &str, layer: &[u8], list: &[u8]| {
+        archive_of(&[(config_name, &config), ("l", layer), ("manifest.json", list)])
+    };
+    let no_layer = archive_of(&[(&named, &config), ("manifest.json", &honest)]);
+    refused_archives(vec![
+        ("no layer", no_layer, "not in it"),
+        ("other layer", with(&named, &other, &honest), "should have digest"),
+        ("name lies", with(&wrong, &layer, &list(&wrong, "a:1", &["l"])), "should have digest"),
+        ("none", with(&named, &layer, &list(&named, "a:1", &[])), "names 1 layers, but it has 0"),
+        ("bad name", with(&named, &layer, &list(&named, "UP", &["l"])), "must be lowercase"),
+        ("path out", with(&named, &layer, &list("../../x", "a:1", &["l"])), "leaves the archive"),
+    ]);
+}
+
+#[test]
+fn archives_cannot_lead_out_nor_end_early() {
+    let honest = docker_archive(&[Tar::default().file("f", b"x").end()], &["a:1"]);
+    let name = "manifest.json";
+    let link = |to: &str| Tar::default().symlink(name, to);
+    let device = Head { device: (1, 5), ..Head::new(name, b'3') };
+    let lie = Head { size: 1 << 30, ..Head::new("f", b'0') };
+    refused_archives(vec![
+        ("nothing", archive_of(&[]), "neither manifest.json"),
+        ("no tar", b"hello world, no archive at all".repeat(100), "not a tar archive"),
+        ("entry out", archive_of(&[("../x", b"x")]), "leaves the archive"),
+        ("twice", archive_of(&[("a", b"x"), ("./a", b"y")]), "there twice"),
+        ("link out", link("../../../etc/passwd").end(), "links out"),
+        ("absolute link", link("/etc/passwd").end(), "links out"),
+        ("link loop", link("b").symlink("b", name).end(), "neither"),
+        ("device", Tar::default().raw(&device, b"").end(), "device"),
+        ("no json", archive_of(&[(name, b"{")]), "invalid manifest.json"),
+        ("size lies", Tar::default().raw(&lie, b"x").end(), "middle"),
+        ("torn gzip", gzip(&honest)[..200].to_vec(), "cannot read the archive"),
+    ]);
+}
+
+#[test]
+fn layouts_cannot_lie() {
     let dir = Dir::new();
     let store = open(&dir.path("store"));
     let layer = Tar::default().file("f", b"honest").end();
     let other = Tar::default().file("f", b"other").end();
     let config = configuration(std::slice::from_ref(&layer));
-    let named = format!("{}.json", sha256(&config));
-    let docker = |config_name: &str, layers: &[&str]| {
-        json!([{ "Config": config_name, "RepoTags": ["a:1"], "Layers": layers }]).to_string()
-    };
-    let with = |files: &[(&str, &[u8])]| {
-        files.iter().fold(Tar::default(), |tar, (name, data)| tar.file(name, data)).end()
-    };
-    let honest = docker(&named, &["l.tar"]);
-    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
-        ("nothing", with(&[]), "neither manifest.json"),
-        ("not a tar", b"hello world, this is no archive at all".repeat(100), "not a tar archive"),
-        ("no layer", with(&[(&named, &config), ("manifest.json", honest.as_bytes())]), "not in it"),
-        (
-            "other layer",
-            with(&[(&named, &config), ("l.tar", &other), ("manifest.json", honest.as_bytes())]),
-            "should have digest",
-        ),
-        (
-            "config's name lies",
-            with(&[
-                (&format!("{}.json", "0".repeat(64)), &config),
-                ("l.tar", &layer),
-                (
-                    "manifest.json",
-                    docker(&format!("{}.json", "0".repeat(64)), &["l.tar"]).as_bytes(),
-                ),
-            ]),
-            "should have digest",
-        ),
-        (
-            "layers missing",
-            with(&[(&named, &config), ("manifest.json", docker(&named, &[]).as_bytes())]),
-            "names 1 layers, but it has 0",
-        ),
-        (
-            "path out",
-            with(&[("manifest.json", docker("../../etc/passwd", &[]).as_bytes())]),
-            "leaves the archive",
-        ),
-        ("entry out", with(&[("../x", b"x")]), "leaves the archive"),
-        (
-            "bad name",
-            with(&[
-                (&named, &config),
-                ("l.tar", &layer),
-                (
-                    "manifest.json",
-                    json!([{ "Config": named, "RepoTags": ["UPPER"], "Layers": ["l.tar"] }])
-                        .to_string()
-                        .as_bytes(),
-                ),
-            ]),
-            "must be lowercase",
-        ),
-        ("twice", with(&[("a", b"x"), ("./a", b"y")]), "there twice"),
-        (
-            "link out",
-            Tar::default().symlink("manifest.json", "../../../etc/passwd").end(),
-            "links out",
-        ),
-        (
-            "absolute link",
-            Tar::default().symlink("manifest.json", "/etc/passwd").end(),
-            "links out",
-        ),
-        (
-            "link loop",
-            Tar::default().symlink("manifest.json", "b").symlink("b", "manifest.json").end(),
-            "neither",
-        ),
-        (
-            "device",
-            Tar::default()
-                .raw(&Head { device: (1, 5), ..Head::new("manifest.json", b'3') }, b"")
-                .end(),
-            "device",
-        ),
-        ("no json", with(&[("manifest.json", b"{")]), "invalid manifest.json"),
-        (
-            "size lies",
-            Tar::default().raw(&Head { size: 1 << 30, ..Head::new("f", b'0') }, b"x").end(),
-            "archive",
-        ),
-        (
-            "torn gzip",
-            gzip(&docker_archive(std::slice::from_ref(&layer), &["a:1"]))[..200].to_vec(),
-            "archive",
-        ),
-    ];
-    for (what, archive, want) in cases {
-        refused(&store, &dir, what, &archive, want);
-    }
-    // An OCI layout whose index, manifest or blobs lie.
     let manifest_bytes = manifest(&config, std::slice::from_ref(&layer));
-    let layout = |digest: &str, size: usize, layer: &[u8]| {
-        let index = json!({ "schemaVersion": 2, "manifests": [
-            { "digest": format!("sha256:{digest}"), "size": size },
-        ]});
-        let blob = |bytes: &[u8]| format!("blobs/sha256/{}", sha256(bytes));
-        let layer_name =
-            format!("blobs/sha256/{}", sha256(&Tar::default().file("f", b"honest").end()));
-        with(&[
+    let blob = |bytes: &[u8]| format!("blobs/sha256/{}", sha256(bytes));
+    let layout = |digest: &str, size: usize, data: &[u8]| {
+        let digest = format!("sha256:{digest}");
+        let index = json!({
+            "schemaVersion": 2, "manifests": [{ "digest": digest, "size": size }],
+        });
+        archive_of(&[
             ("index.json", index.to_string().as_bytes()),
             (&blob(&manifest_bytes), &manifest_bytes),
             (&blob(&config), &config),
-            (&layer_name, layer),
+            (&blob(&layer), data),
         ])
     };
     let (digest, size) = (sha256(&manifest_bytes), manifest_bytes.len());
-    refused(&store, &dir, "index's size", &layout(&digest, size + 1, &layer), "bytes but has");
-    refused(&store, &dir, "no manifest", &layout(&"0".repeat(64), size, &layer), "not in it");
-    refused(&store, &dir, "layer's bytes", &layout(&digest, size, &other), "should have digest");
-    refused(&store, &dir, "layer's size", &layout(&digest, size, &layer[..600]), "bytes but has");
+    let check = |what: &str, archive: Vec<u8>, want: &str| {
+        refused(&store, &dir, what, &archive, want);
+    };
+    check("index's size", layout(&digest, size + 1, &layer), "bytes but has");
+    check("no manifest", layout(&"0".repeat(64), size, &layer), "not in it");
+    check("layer's bytes", layout(&digest, size, &other), "should have digest");
+    check("layer's size", layout(&digest, size, &layer[..600]), "bytes but has");
     store.load(&layout(&digest, size, &layer)[..], &mut |_| {}).unwrap();
 }
 

@@ -75,7 +75,7 @@ fn a_tag_moves_and_what_has_no_name_is_told_by_id() {
     // Layers that are the same are there once.
     let layer = Tar::default().file("shared", b"x").end();
     let top = Tar::default().file("top", b"x").end();
-    store.load(&docker_archive(&[layer.clone()], &["c:1"])[..], &mut |_| {}).unwrap();
+    store.load(&docker_archive(std::slice::from_ref(&layer), &["c:1"])[..], &mut |_| {}).unwrap();
     let count = || fs::read_dir(dir.path("store/layers")).unwrap().count();
     let before = count();
     store.load(&docker_archive(&[layer.clone(), top, layer], &["c:2"])[..], &mut |_| {}).unwrap();

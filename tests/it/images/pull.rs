@@ -52,7 +52,7 @@ fn images_come_over_http_in_both_formats_and_are_told_in_dockers_words() {
         assert_eq!(seen[seen.len() - 1], format!("Status: Downloaded newer image for {name}"));
 
         let record = store.resolve(&name).unwrap();
-        assert_eq!(record.repo_tags, [name.clone()]);
+        assert_eq!(record.repo_tags, std::slice::from_ref(&name));
         assert_eq!(record.repo_digests.len(), 1);
         assert_eq!(record.config.entrypoint, ["/bin/busybox"]);
         assert_eq!(record.config.cmd, ["sh"]);
@@ -307,7 +307,7 @@ fn tokens_and_passwords_are_asked_for_and_given() {
         username: "user".to_owned(),
         password: password.to_owned(),
     };
-    let mut attempt = |credentials: Option<&Credentials>| {
+    let attempt = |credentials: Option<&Credentials>| {
         store.pull(&reference, credentials, &mut |_| {}).map(drop)
     };
     let denied = attempt(None).unwrap_err();
@@ -380,6 +380,27 @@ fn absent_things_and_passing_troubles() {
     assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
+/// A key and a certificate for 10.99.0.1, signed by an authority of one's own.
+fn certificates(dir: &Dir) -> String {
+    let path = |name: &str| dir.path(name).display().to_string();
+    let openssl = |line: &str| {
+        let words: Vec<String> = line
+            .split_whitespace()
+            .map(|word| word.strip_prefix('@').map_or_else(|| word.to_owned(), path))
+            .collect();
+        run("openssl", &words.iter().map(String::as_str).collect::<Vec<_>>());
+    };
+    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout";
+    openssl(&format!("req -x509 {new_key} @ca.key -out @ca.pem -days 2 -subj /CN=own"));
+    openssl(&format!("req -new {new_key} @key.pem -out @csr.pem -subj /CN=registry"));
+    std::fs::write(dir.path("ext"), "subjectAltName=IP:10.99.0.1\n").unwrap();
+    openssl(
+        "x509 -req -in @csr.pem -CA @ca.pem -CAkey @ca.key -CAcreateserial -days 2 -extfile @ext \
+         -out @cert.pem",
+    );
+    format!("  tls:\n    certificate: {}\n    key: {}\n", path("cert.pem"), path("key.pem"))
+}
+
 #[test]
 fn https_is_checked_against_ones_own_authority() {
     // An address that is not loopback, in a network namespace of this thread.
@@ -387,69 +408,7 @@ fn https_is_checked_against_ones_own_authority() {
     run("ip", &["link", "set", "lo", "up"]);
     run("ip", &["address", "add", "10.99.0.1/32", "dev", "lo"]);
     let dir = Dir::new();
-    let path = |name: &str| dir.path(name).display().to_string();
-    let (key, certificate) = (path("key.pem"), path("cert.pem"));
-    run(
-        "openssl",
-        &[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-            "-keyout",
-            &path("ca.key"),
-            "-out",
-            &path("ca.pem"),
-            "-subj",
-            "/CN=own",
-        ],
-    );
-    run(
-        "openssl",
-        &[
-            "req",
-            "-new",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-keyout",
-            &key,
-            "-out",
-            &path("csr.pem"),
-            "-subj",
-            "/CN=registry",
-        ],
-    );
-    std::fs::write(dir.path("ext"), "subjectAltName=IP:10.99.0.1\n").unwrap();
-    run(
-        "openssl",
-        &[
-            "x509",
-            "-req",
-            "-in",
-            &path("csr.pem"),
-            "-CA",
-            &path("ca.pem"),
-            "-CAkey",
-            &path("ca.key"),
-            "-CAcreateserial",
-            "-days",
-            "2",
-            "-extfile",
-            &path("ext"),
-            "-out",
-            &certificate,
-        ],
-    );
-    let tls = format!("  tls:\n    certificate: {certificate}\n    key: {key}\n");
-    let secure = Registry::start_at("10.99.0.1:0", "", &tls);
+    let secure = Registry::start_at("10.99.0.1:0", "", &certificates(&dir));
     let plain = Registry::start_at("10.99.0.1:0", "", "");
     let image = busybox_layout(&dir);
     for registry in [&secure, &plain] {
@@ -465,16 +424,13 @@ fn https_is_checked_against_ones_own_authority() {
         })
     };
     let own = || RegistryConfig { ca_files: vec![dir.path("ca.pem")], ..config() };
+    let insecure = |host: String| RegistryConfig { insecure: vec![host], ..config() };
     attempt(&secure, own()).unwrap();
     attempt(&secure, RegistryConfig { system_ca_files: Vec::new(), ..own() }).unwrap();
     let error = attempt(&secure, config()).unwrap_err();
-    assert!(
-        error.contains("cannot get manifest https://10.99.0.1") && error.contains("ertificate"),
-        "{error}"
-    );
-    attempt(&secure, RegistryConfig { insecure: vec!["10.99.0.1".to_owned()], ..config() })
-        .unwrap();
+    assert!(error.contains("cannot get manifest https://10.99.0.1"), "{error}");
+    assert!(error.contains("ertificate"), "{error}");
+    attempt(&secure, insecure("10.99.0.1".to_owned())).unwrap();
     attempt(&plain, own()).unwrap_err();
-    attempt(&plain, RegistryConfig { insecure: vec![plain.address.to_string()], ..config() })
-        .unwrap();
+    attempt(&plain, insecure(plain.address.to_string())).unwrap();
 }
