@@ -55,6 +55,7 @@ impl Inner {
         record::write_lazily(&temp.0.join("layer"), &layer)?;
         let sync = || -> io::Result<()> { Ok(syncfs(File::open(&temp.0)?)?) };
         sync().map_err(|e| ImageError::io("sync", &temp.0, e))?;
+        failpoint::hit(Point::ImageSynced);
         self.publish(&temp.0, &self.root.join("layers").join(diff_id.hex()))?;
         Ok(layer)
     }
