@@ -26,9 +26,12 @@ pub enum Reply {
         /// `Content-Type`.
         content_type: &'static str,
         /// Writes the body; an error ends it, the client is gone.
-        write: Box<dyn FnOnce(&mut StreamWriter) -> io::Result<()> + Send>,
+        write: WriteBody,
     },
 }
+
+/// Writes the body of a stream.
+pub type WriteBody = Box<dyn FnOnce(&mut StreamWriter) -> io::Result<()> + Send>;
 
 impl Reply {
     /// 200 with JSON.

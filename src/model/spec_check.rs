@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use super::image_ref::Reference;
 use super::service::{
     EndpointMode, Mode, MountKind, PublishMode, RestartPolicy, ServiceSpec, TaskSpec,
 };
@@ -66,6 +67,10 @@ fn check_task(task: &TaskSpec) -> Result<(), BadSpec> {
     if container.image.is_empty() {
         return refuse("ContainerSpec: image reference must be provided");
     }
+    if Reference::parse(&container.image).is_err() {
+        let image = &container.image;
+        return refuse(format!("ContainerSpec: \"{image}\" is not a valid repository/tag"));
+    }
     let mut targets = BTreeSet::new();
     for mount in &container.mounts {
         if !mount.target.starts_with('/') {
@@ -94,7 +99,8 @@ fn check_resources(task: &TaskSpec) -> Result<(), BadSpec> {
     let resources = &task.resources;
     for cpus in [resources.limit_nano_cpus, resources.reserve_nano_cpus] {
         if cpus != 0 && cpus < NANO_CPUS_MIN {
-            return refuse(format!("invalid cpu value {cpus}: Must be at least {NANO_CPUS_MIN}"));
+            let cpus = small_cpus(cpus);
+            return refuse(format!("invalid cpu value {cpus}: Must be at least 0.001"));
         }
     }
     for bytes in [resources.limit_memory_bytes, resources.reserve_memory_bytes] {
@@ -103,6 +109,18 @@ fn check_resources(task: &TaskSpec) -> Result<(), BadSpec> {
         }
     }
     Ok(())
+}
+
+/// Less than [`NANO_CPUS_MIN`] in CPUs, as Go prints such a number.
+fn small_cpus(nano: u64) -> String {
+    let digits = nano.to_string();
+    if nano >= 100_000 {
+        return format!("0.{nano:09}").trim_end_matches('0').to_owned();
+    }
+    let (first, rest) = digits.split_at(1);
+    let rest = rest.trim_end_matches('0');
+    let point = if rest.is_empty() { "" } else { "." };
+    format!("{first}{point}{rest}e-{:02}", 10 - digits.len())
 }
 
 fn check_restart(policy: &RestartPolicy) -> Result<(), BadSpec> {
@@ -154,4 +172,22 @@ fn check_endpoint(spec: &ServiceSpec) -> Result<(), BadSpec> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpus_print_as_in_go() {
+        for (nano, text) in [
+            (10_000, "1e-05"),
+            (1, "1e-09"),
+            (12_500, "1.25e-05"),
+            (100_000, "0.0001"),
+            (999_000, "0.000999"),
+        ] {
+            assert_eq!(small_cpus(nano), text);
+        }
+    }
 }

@@ -341,7 +341,7 @@ mod tests {
         #[test]
         fn no_bytes_break_the_parsers(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             if let Ok(Some((head, _))) = parse_request(&bytes) {
-                head.to_upstream(1, head.framing);
+                prop_assert!(head.to_upstream(1, head.framing).ends_with("\r\n\r\n"));
             }
             let mut lines = b"GET / HTTP/1.1\r\n".to_vec();
             lines.extend(&bytes);
@@ -350,7 +350,9 @@ mod tests {
                 prop_assert!(head.to_upstream(1, head.framing).ends_with("\r\n\r\n"));
                 prop_assert!(!head.plain_path().is_empty());
             }
-            parse_response(&bytes, "GET").ok();
+            if let Ok(Some((_, len))) = parse_response(&bytes, "GET") {
+                prop_assert!(len <= bytes.len());
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! From a request to its answer: one module per resource, one match over the routes.
 
+mod network;
 mod node;
 mod service;
 mod swarm;
@@ -36,6 +37,8 @@ pub(super) fn handle(api: &Arc<Api>, call: &mut Call<'_>) -> Result<Reply, ApiEr
         Route::ServiceRemove(id) => service::remove(engine, id),
         Route::Tasks => task::list(engine, call),
         Route::Task(id) => task::inspect(engine, id),
+        Route::Networks => network::list(engine, call),
+        Route::Network(id) => network::inspect(engine, id),
         Route::NotFound => Err(ApiError::page_not_found()),
         _ => Err(ApiError::unimplemented(&format!("{} {path}", call.method))),
     }

@@ -1,1 +1,249 @@
-//! Docker's own client against our socket.
+//! Docker's own client against our socket: the one that `DOCKER_CLIENT` names (Debian's), and the
+//! one on the path, whichever are there; at least one must be.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use super::Server;
+use super::twin::Twin;
+use skep::api::front::Limits;
+
+/// The clients of this machine.
+fn clients() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = Vec::new();
+    found.extend(std::env::var_os("DOCKER_CLIENT").map(PathBuf::from));
+    let unpacked = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/docker.io/usr/bin/docker");
+    found.push(PathBuf::from(unpacked));
+    let path = std::env::var("PATH").unwrap_or_default();
+    found.extend(path.split(':').map(|folder| PathBuf::from(folder).join("docker")));
+    found.retain(|path| path.exists());
+    found.dedup();
+    assert!(!found.is_empty(), "no docker client here: tests/run.sh fetches Debian's");
+    found
+}
+
+/// One client on one server.
+struct Docker<'a> {
+    client: PathBuf,
+    server: &'a Server,
+}
+
+impl Docker<'_> {
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&self.client);
+        command.arg("-H").arg(format!("unix://{}", self.server.socket.display()));
+        command.args(arguments).env("HOME", &self.server.folder).env_remove("DOCKER_HOST");
+        command.env_remove("DOCKER_API_VERSION").output().unwrap()
+    }
+
+    /// Standard output of a command that must succeed.
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{:?} {arguments:?}: {out}{err}", self.client);
+        out
+    }
+
+    /// Standard error of a command that must fail with 1.
+    fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "{:?} {arguments:?}: {out}{err}", self.client);
+        err
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn each(test: impl Fn(&Docker<'_>)) {
+    for client in clients() {
+        let server = Server::new();
+        test(&Docker { client, server: &server });
+    }
+}
+
+/// The cells of a table's row that begins with a name.
+fn row<'a>(table: &'a str, column: usize, cell: &str) -> Vec<&'a str> {
+    let split = |line: &'a str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty());
+    let rows = table.lines().skip(1).map(|line| split(line).collect::<Vec<_>>());
+    let mut found = rows.filter(|cells| cells.get(column) == Some(&cell));
+    found.next().unwrap_or_else(|| panic!("no {cell} in\n{table}"))
+}
+
+#[test]
+fn version_and_info() {
+    each(|docker| {
+        let version = docker.ok(&["version"]);
+        for wanted in ["Server: skep", "API version:", "(minimum version 1.24)", "linux/amd64"] {
+            assert!(version.contains(wanted), "{wanted} is missing in\n{version}");
+        }
+        let json =
+            docker.ok(&["version", "--format", "{{.Server.Version}} {{.Server.APIVersion}}"]);
+        assert_eq!(json, "0.1.0 1.51\n");
+        let info = docker.ok(&["info"]);
+        for wanted in [
+            "Swarm: active",
+            "Is Manager: true",
+            "Managers: 1",
+            "Nodes: 1",
+            "Default Address Pool: 10.0.0.0/8",
+            "Task History Retention Limit: 5",
+            "Manager Addresses:",
+            "10.77.0.1:2377",
+            "Operating System: Twin Linux",
+            "Docker Root Dir: /var/lib/skep",
+        ] {
+            assert!(info.contains(wanted), "{wanted} is missing in\n{info}");
+        }
+    });
+}
+
+#[test]
+fn nodes() {
+    each(|docker| {
+        let table = docker.ok(&["node", "ls"]);
+        let cells = row(&table, 1, "node1");
+        assert_eq!(cells[1..], ["node1", "Ready", "Active", "Leader", "0.1.0"], "{table}");
+        let id = docker.ok(&["node", "ls", "-q"]).trim().to_owned();
+        assert_eq!(id.len(), 25);
+        let name = docker.ok(&["node", "inspect", "--format", "{{.Description.Hostname}}", "self"]);
+        assert_eq!(name, "node1\n");
+        assert!(docker.ok(&["node", "inspect", "--pretty", &id[..6]]).contains("Hostname:"));
+        assert!(docker.fails(&["node", "inspect", "nope"]).to_lowercase().contains("nope"));
+    });
+}
+
+#[test]
+fn a_service_from_its_creation_to_its_end() {
+    each(|docker| {
+        let image = "registry.invalid/web:1";
+        let common = ["service", "create", "--no-resolve-image", "-d"];
+        let id = docker.ok(&[
+            &common[..],
+            &["--name", "web", "--replicas", "2", "-p", "80:8080", image],
+        ]
+        .concat());
+        let id = id.trim();
+        assert_eq!(id.len(), 25);
+
+        let table = docker.ok(&["service", "ls"]);
+        let cells = row(&table, 1, "web");
+        assert_eq!(cells, [&id[..12], "web", "replicated", "2/2", image, "*:80->8080/tcp"]);
+
+        let table = docker.ok(&["service", "ps", "web"]);
+        let cells = row(&table, 1, "web.1");
+        assert_eq!(cells[2..5], [image, "node1", "Running"], "{table}");
+        assert!(cells[5].starts_with("Running "), "{table}");
+        row(&table, 1, "web.2");
+
+        let one = docker.ok(&["service", "inspect", "--format", "{{json .Spec.Mode}}", &id[..8]]);
+        assert_eq!(one, "{\"Replicated\":{\"Replicas\":2}}\n");
+        let pretty = docker.ok(&["service", "inspect", "--pretty", "web"]);
+        for wanted in
+            ["Replicas:\t2", "Parallelism:\t1", "PublishedPort = 80", "Endpoint Mode:\tvip"]
+        {
+            assert!(pretty.contains(wanted), "{wanted:?} is missing in\n{pretty}");
+        }
+
+        let scaled = docker.ok(&["service", "scale", "-d", "web=3"]);
+        assert_eq!(scaled, "web scaled to 3\n");
+        let table = docker.ok(&["service", "ls"]);
+        assert_eq!(row(&table, 1, "web")[3], "3/3");
+        docker.ok(&["service", "update", "-d", "--env-add", "A=b", "--label-add", "l=1", "web"]);
+        let env = "{{.Spec.TaskTemplate.ContainerSpec.Env}} {{.Spec.Labels}}";
+        assert_eq!(docker.ok(&["service", "inspect", "--format", env, "web"]), "[A=b] map[l:1]\n");
+        assert_eq!(docker.ok(&["service", "ls", "-q", "-f", "label=l=1"]).trim(), &id[..12]);
+        assert_eq!(docker.ok(&["service", "ls", "-q", "-f", "name=other"]), "");
+
+        assert_eq!(docker.ok(&["service", "rm", "web"]), "web\n");
+        assert_eq!(docker.ok(&["service", "ls", "-q"]), "");
+        assert!(docker.fails(&["service", "inspect", "web"]).contains("no such service: web"));
+    });
+}
+
+#[test]
+fn the_attached_client_sees_convergence() {
+    each(|docker| {
+        let create =
+            ["service", "create", "--no-resolve-image", "--name", "web", "--replicas", "2"];
+        let monitor = ["--update-monitor", "100ms", "registry.invalid/web:1"];
+        let out = docker.ok(&[&create[..], &monitor[..]].concat());
+        assert!(out.contains("overall progress: 2 out of 2 tasks"), "{out}");
+        assert!(out.contains("converged"), "{out}");
+    });
+}
+
+/// The arguments of a create that does not wait.
+fn created<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    [&["service", "create", "--no-resolve-image", "-d", "--name"], arguments].concat()
+}
+
+#[test]
+fn refusals_in_dockers_words() {
+    each(|docker| {
+        docker.ok(&created(&["web", "-p", "8082:80", "x/web:1"]));
+        for (arguments, wanted) in [
+            (
+                &["web", "x/y:1"][..],
+                "name conflicts with an existing object: service web already exists",
+            ),
+            (&["bad name", "x/y:1"], "name must be valid as a DNS name component"),
+            (&["b", "-p", "8082:80", "x/y:1"], "port '8082' is already in use by service 'web'"),
+            (
+                &["b", "--constraint", "foo", "x/y:1"],
+                "constraint expected one operator from ==, !=",
+            ),
+            (
+                &["b", "--limit-memory", "1", "x/y:1"],
+                "invalid memory value 1: Must be at least 4MiB",
+            ),
+            (
+                &["b", "--limit-cpu", "0.00001", "x/y:1"],
+                "invalid cpu value 1e-05: Must be at least 0.001",
+            ),
+            (&["b", "Not/An:Image:1"], "is not a valid repository/tag"),
+            (
+                &["b", "--endpoint-mode", "dnsrr", "-p", "8099:80", "x/y:1"],
+                "EndpointSpec: port published with ingress mode can't be used with dnsrr mode",
+            ),
+            (
+                &[
+                    "b",
+                    "--mount",
+                    "type=volume,source=a,target=/x",
+                    "--mount",
+                    "type=tmpfs,target=/x",
+                    "x/y:1",
+                ],
+                "ContainerSpec: duplicate mount point: /x",
+            ),
+        ] {
+            let error = docker.fails(&created(arguments));
+            assert!(error.contains(wanted), "{arguments:?}: {error}");
+            assert!(error.starts_with("Error response from daemon: rpc error: code = "), "{error}");
+        }
+        assert!(docker.fails(&["service", "ls", "-f", "bogus=1"]).contains("'bogus'"));
+        assert!(docker.fails(&["service", "rm", "nope"]).contains("nope"));
+        assert_eq!(docker.ok(&["service", "ls", "-q"]).lines().count(), 1, "nothing was changed");
+    });
+}
+
+#[test]
+fn outside_a_swarm_docker_says_so() {
+    for client in clients() {
+        let server = Server::with(Limits::default(), Twin::alone());
+        let docker = Docker { client, server: &server };
+        let wanted = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm \
+            join\" to connect this node to swarm and try again.";
+        assert!(docker.fails(&["service", "ls"]).contains(wanted));
+        assert!(docker.fails(&["swarm", "leave"]).contains("This node is not part of a swarm"));
+        assert!(docker.ok(&["info"]).contains("Swarm: inactive"));
+        docker.ok(&["swarm", "init"]);
+        assert!(docker.fails(&["swarm", "init"]).contains("This node is already part of a swarm."));
+        assert!(docker.fails(&["swarm", "leave"]).contains("Use `--force` to ignore this message"));
+        docker.ok(&["swarm", "leave", "--force"]);
+        assert!(docker.ok(&["info"]).contains("Swarm: inactive"));
+    }
+}
