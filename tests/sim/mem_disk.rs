@@ -114,6 +114,11 @@ impl MemDisk {
         self.0.borrow_mut().crash_at = Some(call);
     }
 
+    /// Only the process stopped: the kernel goes on with all that it holds.
+    pub(crate) fn go_on(&self) {
+        self.0.borrow_mut().crash_at = None;
+    }
+
     /// The call with this number fails, if it can fail in this way.
     pub(crate) fn fail_at(&self, call: u64, fault: Fault) {
         self.0.borrow_mut().faults.insert(call, fault);

@@ -166,14 +166,19 @@ impl Disk for HostDisk {
     fn reserve(&self, path: &Path, len: u64) -> io::Result<()> {
         let file = self.create(path)?;
         let bytes = i64::try_from(len).map_err(|_range| io::ErrorKind::InvalidInput)?;
-        match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
-            Ok(()) => Ok(()),
+        let taken = match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => return Ok(()),
             // The file system cannot: zeros take the space as well.
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
                 let zeros = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
                 self.write_at(&file, 0, &zeros)
             }
             Err(errno) => Err(errno.into()),
+        };
+        // What is there is whole: the next start goes by the name alone.
+        if taken.is_err() {
+            self.remove(path)?;
         }
+        taken
     }
 }

@@ -3,7 +3,8 @@
 //! A segment that has a successor must be whole up to the length that the successor tells. The
 //! newest one may end in a torn frame: it is cut, if no whole frame follows the torn one; nothing
 //! of it was ever acknowledged. Everything else that is not as it was written is an error that
-//! names file and offset. Nothing is written here, so that a second opening finds the same.
+//! names file and offset. Nothing is written here, so that a second opening finds the same; but what
+//! is served is made durable first.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -66,6 +67,8 @@ impl Wal<HostDisk> {
 impl<D: Disk> Wal<D> {
     /// Opens the log in `dir` on `disk`.
     pub fn open_on(disk: D, dir: &Path, key: &LogKey) -> Result<(Self, Recovered), WalError> {
+        // A process that was killed may have left names that no power cut would leave.
+        disk.sync_dir(dir).map_err(|e| IoFailed::new("sync", dir, e))?;
         let names = disk.list(dir).map_err(|e| IoFailed::new("list", dir, e))?;
         let reader = Reader { disk: &disk, dir, key };
         let log = reader.segments(&names)?;

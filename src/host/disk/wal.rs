@@ -213,11 +213,12 @@ impl<D: Disk> Wal<D> {
         }
         self.write_frame(frame, &tail)?;
         self.figures.appends += 1;
+        self.restore_reserve();
         Ok(())
     }
 
     /// Like [`Wal::append`], but on a full disk the reserve is given up for it: for what makes
-    /// room again, such as the removal of an object.
+    /// room again, such as the removal of an object. It is set aside again when there is room.
     pub fn append_urgent(&mut self, records: &[LogRecord]) -> Result<(), WalError> {
         match self.append(records) {
             Err(error) if error.is_full() && self.reserve => {
@@ -230,8 +231,8 @@ impl<D: Disk> Wal<D> {
         }
     }
 
-    /// Sets the reserve aside again after it was used. False while there is no room for it.
-    pub fn restore_reserve(&mut self) -> bool {
+    /// Sets the reserve aside again after it was used, if there is room for it.
+    pub(super) fn restore_reserve(&mut self) {
         if !self.reserve {
             let path = self.dir.join(RESERVE_NAME);
             self.reserve = match self.disk.reserve(&path, RESERVE_BYTES) {
@@ -242,6 +243,11 @@ impl<D: Disk> Wal<D> {
                 }
             };
         }
+    }
+
+    /// The reserve is set aside: an urgent append will find room.
+    #[must_use]
+    pub fn has_reserve(&self) -> bool {
         self.reserve
     }
 

@@ -238,6 +238,37 @@ fn a_crash_between_any_two_calls_loses_nothing_acknowledged() {
 }
 
 #[test]
+fn a_killed_process_and_then_a_power_cut_lose_nothing() {
+    for seed in seeds(4) {
+        let script = script(seed, 30);
+        let whole = MemDisk::new(seed);
+        run(&whole, &script);
+        for call in 0..whole.calls() {
+            let disk = MemDisk::new(seed);
+            disk.crash_at(call);
+            let allowed = run(&disk, &script);
+            disk.go_on();
+            let (mut wal, found) = open(&disk).unwrap();
+            let at = allowed.iter().position(|model| model.difference(&found).is_none());
+            let mut model = allowed[at.expect("an allowed state")].clone();
+            // What was served once must be there after the power cut, also without a write.
+            let early = disk.survivor(Leaves::Nothing, seed);
+            if let Err(wrong) = check_survivor(&early, std::slice::from_ref(&model)) {
+                panic!("SEED={seed}: killed at call {call}, served, power cut: {wrong}");
+            }
+            let (index, term) = (model.last.0 + 1, model.last.1.max(1));
+            let record = LogRecord::Entry(Entry { term, index, data: vec![2; 50] });
+            wal.append(std::slice::from_ref(&record)).unwrap();
+            model.apply(&record);
+            let late = disk.survivor(Leaves::Nothing, seed);
+            if let Err(wrong) = check_survivor(&late, &[model]) {
+                panic!("SEED={seed}: killed at call {call}, written, power cut: {wrong}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_second_crash_while_starting_again_loses_nothing_either() {
     for seed in seeds(30) {
         let script = script(seed, 30);

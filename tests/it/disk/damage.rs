@@ -67,7 +67,8 @@ fn is_newest_segment(files: &Files, path: &Path) -> bool {
 struct Verdict<'a> {
     files: &'a Files,
     states: &'a [Model],
-    /// A cut exactly between two frames leaves no trace.
+    /// The file was cut, not changed: exactly between two frames that leaves no trace, and any
+    /// number of frames may be missing.
     silent_prefix: bool,
 }
 
@@ -107,8 +108,13 @@ impl Verdict<'_> {
             return Err("a part is missing that is not at the end".to_owned());
         }
         let known = self.states.iter().any(|state| state.difference(found).is_none());
+        let bytes = &self.files[path];
+        let last = bytes.windows(4).rposition(|window| window == b"SkeF").unwrap();
         match &found.cut {
             _ if !known => Err(format!("a state that never was: {found:?}")),
+            Some(cut) if !self.silent_prefix && cut.offset != u64::try_from(last).unwrap() => {
+                Err(format!("whole frames were cut off: {cut}"))
+            }
             Some(cut) if cut.path == path && found.doubt == Some(cut.index) => Ok("cut"),
             None if self.silent_prefix => Ok("a prefix"),
             other => Err(format!("what is missing is not told: {other:?}")),
