@@ -1,32 +1,52 @@
 //! Picks the face of the one binary: command line, daemon, proxy, shim, init or hello.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use skep::cli::{self, Hooks, StartOptions};
+use skep::daemon::handle::Handle;
+use skep::daemon::{Fatal, StopApi};
 
 fn main() -> ExitCode {
     // Before anything else: these two come up once for each container.
     let mut raw = std::env::args_os();
     let name = raw.next().unwrap_or_default();
-    if std::path::Path::new(&name).file_name().is_some_and(|name| name == "docker-init") {
+    if Path::new(&name).file_name().is_some_and(|name| name == "docker-init") {
         return skep::shim::init::run(raw);
     }
     if raw.next().is_some_and(|face| face == "shim") {
         return skep::shim::run(raw);
     }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut args = Vec::new();
+    for arg in std::env::args_os().skip(1) {
+        match arg.into_string() {
+            Ok(arg) => args.push(arg),
+            Err(arg) => return cli::refuse_argument(&arg),
+        }
+    }
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.split_first() {
         Some((&"proxy", rest)) => skep::proxy::run(rest),
         Some((&"hello", _)) => skep::hello::run(),
-        _ => cli::run(arguments, Hooks { start_daemon, run_daemon }),
+        Some(_) | None => cli::run(args, Hooks { start_daemon, run_daemon }),
     }
+}
+
+fn run_daemon(args: Vec<String>) -> ExitCode {
+    skep::daemon::run(&args, start_api)
 }
 
 fn start_daemon(_options: &StartOptions) -> Result<(), String> {
     Err("this build has no daemon yet".to_owned())
 }
 
-fn run_daemon(_arguments: Vec<String>) -> ExitCode {
-    ExitCode::FAILURE
+fn start_api(handle: Handle, socket: &Path, internal: &Path) -> Result<StopApi, Fatal> {
+    let config = skep::api::Config {
+        socket: socket.to_owned(),
+        internal: internal.to_owned(),
+        limits: skep::api::front::Limits::default(),
+    };
+    let running = skep::api::start(config, Box::new(handle))
+        .map_err(|err| Fatal::new(format!("cannot serve the API on {}", socket.display()), err))?;
+    Ok(Box::new(|| running.stop()))
 }

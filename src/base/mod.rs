@@ -1,5 +1,6 @@
 //! Leaf helpers without I/O and without words of the domain.
 
+pub mod chain;
 pub mod duration;
 pub mod id;
 pub mod rng;

@@ -64,6 +64,13 @@ pub struct StartOptions {
     pub exec_root: Option<PathBuf>,
 }
 
+/// Refuses an argument that is not UTF-8: Docker's API is JSON and could not carry it.
+#[must_use]
+pub fn refuse_argument(arg: &std::ffi::OsStr) -> ExitCode {
+    eprintln!("skep: the argument {arg:?} is not UTF-8 text");
+    ExitCode::from(125)
+}
+
 /// Runs one command; `args` do not hold the program's name.
 pub fn run(args: Vec<String>, hooks: Hooks) -> ExitCode {
     let invocation = match argv::normalise(Skep::get_args_info(), &args) {

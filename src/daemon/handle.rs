@@ -12,7 +12,12 @@ use async_channel::{Sender, TrySendError};
 
 pub use crate::logic::manager::io::{Command, CommandError, Reply, View};
 
-use crate::base::id::{ClusterId, NodeId};
+use crate::base::id::{ClusterId, NodeId, TaskId};
+use crate::host::disk::layout::DataRoot;
+pub use crate::host::images::{ImageStore, InUse};
+pub use crate::host::runtime::Runtime;
+use crate::logic::worker::io::{Exit, Outcome, RefusedPort};
+use super::records;
 use crate::model::node::NodeDescription;
 
 /// Longest time that a command may take before its caller is told that it did not finish.
@@ -30,6 +35,9 @@ pub(super) struct Shared {
     pub(super) brain: Sender<Event>,
     pub(super) swarm: RwLock<SwarmState>,
     pub(super) facts: Facts,
+    pub(super) images: Arc<ImageStore>,
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) data: DataRoot,
 }
 
 /// What the brain's loop is told by the rest of the process.
@@ -41,6 +49,20 @@ pub(super) enum Event {
     Init { request: InitRequest, answer: SyncSender<Result<NodeId, Failure>> },
     /// Forget the cluster and everything of it.
     Leave { force: bool, answer: SyncSender<Result<(), Failure>> },
+    /// The log is durable up to this index.
+    Persisted { index: u64 },
+    /// Nothing from this index on reached the log.
+    PersistRefused { index: u64, reason: String },
+    /// A snapshot through this index is durable.
+    SnapshotSaved { index: u64 },
+    /// An action of a task ended.
+    Acted { task: TaskId, outcome: Outcome },
+    /// A container ended.
+    Exited { task: TaskId, exit: Exit },
+    /// The proxy took a table.
+    RoutesApplied { generation: u64, refused: Vec<RefusedPort> },
+    /// The daemon is to stop.
+    Stop,
 }
 
 /// Whether this node is in a swarm.
@@ -180,6 +202,28 @@ impl Handle {
     #[must_use]
     pub fn facts(&self) -> &Facts {
         &self.shared.facts
+    }
+
+    /// The images of this node.
+    #[must_use]
+    pub fn images(&self) -> &ImageStore {
+        &self.shared.images
+    }
+
+    /// The images that tasks of this node are made from. Asked again under the store's lock, where
+    /// a failure keeps every image.
+    ///
+    /// # Errors
+    /// When a task's record cannot be read: no image may be removed then.
+    pub fn images_in_use(&self) -> Result<InUse, Failure> {
+        records::images_in_use(&self.shared.data)
+            .map_err(|err| Failure::Host(crate::base::chain::text(&err)))
+    }
+
+    /// The containers, volumes and logs of this node.
+    #[must_use]
+    pub fn runtime(&self) -> &Runtime {
+        &self.shared.runtime
     }
 
     fn ask<T>(

@@ -1,3 +1,172 @@
 //! Wiring: start order, loops, shutdown.
+//!
+//! [`run`] is the daemon's whole life: options, lock, host parts, the API, then the brain's loop on
+//! the main thread. Which threads there are is told in `ARCHITECTURE.md`. A stop leaves containers
+//! and proxy running; only `leave` removes them.
 
+mod acts;
+mod brain;
+pub mod facts;
 pub mod handle;
+mod identity;
+mod log_thread;
+mod node;
+pub mod options;
+mod plane_thread;
+mod records;
+mod signals;
+mod steps;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, RwLock};
+
+use async_channel::Receiver;
+
+use self::brain::Ended;
+use self::handle::{Event, Handle, Shared, SwarmState};
+use self::identity::Identity;
+use self::node::Host;
+use self::options::Options;
+use crate::base::chain;
+use crate::host;
+
+/// Events that may wait for the brain; a sender on a thread of its own waits beyond that, an API
+/// thread is told that the daemon is busy.
+const EVENTS_MAX: usize = 4_096;
+
+/// Why the daemon could not start or go on; its text and causes are printed once, at the end.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}")]
+pub struct Fatal {
+    doing: String,
+    #[source]
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Fatal {
+    /// With what was being done and why it failed.
+    pub fn new(
+        doing: impl Into<String>,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self { doing: doing.into(), source: Some(Box::new(source)) }
+    }
+
+    fn told(doing: impl Into<String>) -> Self {
+        Self { doing: doing.into(), source: None }
+    }
+}
+
+/// Starts the API on a socket, with a second socket behind it that only root sees; `main` hands it
+/// in, since the daemon does not know the API. What it gives back ends the API.
+pub type StartApi = fn(Handle, &Path, &Path) -> Result<StopApi, Fatal>;
+
+/// Ends the API.
+pub type StopApi = Box<dyn FnOnce()>;
+
+/// Runs a daemon in the foreground until it is told to stop.
+#[must_use]
+pub fn run(args: &[String], start_api: StartApi) -> ExitCode {
+    let options = match Options::parse(args) {
+        Ok(options) => options,
+        Err((text, code)) => {
+            let mut text = text;
+            text.push('\n');
+            host::log::plain(&text, code != 0);
+            return ExitCode::from(code);
+        }
+    };
+    host::log::init();
+    match serve(&options, start_api) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => {
+            log::error!("{}", chain::text(&fatal));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(options: &Options, start_api: StartApi) -> Result<(), Fatal> {
+    let host = Arc::new(Host::open(options)?);
+    let (sender, events) = async_channel::bounded(EVENTS_MAX);
+    signals::watch(sender.clone()).map_err(|err| Fatal::new("cannot wait for signals", err))?;
+    let shared = Arc::new(Shared {
+        brain: sender.clone(),
+        swarm: RwLock::new(SwarmState::Inactive),
+        facts: host.facts.clone(),
+        images: Arc::clone(&host.images),
+        runtime: Arc::clone(&host.runtime),
+        data: host.data.clone(),
+    });
+    let socket = options.socket().map_err(Fatal::told)?;
+    let mut identity = Identity::read(&options.data_root)
+        .map_err(|err| Fatal::new("cannot tell whether this node is in a swarm", err))?;
+    if identity.as_ref().is_some_and(|identity| identity.leaving) {
+        log::info!("removing what is left of the swarm that this node was leaving");
+        host.remove_swarm()?;
+        identity = None;
+    }
+    let mut api = None;
+    let mut start = || -> Result<(), Fatal> {
+        if api.is_none() {
+            let handle = Handle::new(Arc::clone(&shared));
+            api = Some(start_api(handle, &socket, &options.exec_root.join("api.sock"))?);
+            host::notify::ready();
+            log::info!("ready on {}", socket.display());
+        }
+        Ok(())
+    };
+    smol::block_on(lives(&host, &shared, &events, identity, &mut start))?;
+    host::notify::stopping();
+    if let Some(stop) = api {
+        stop();
+    }
+    log::info!("stopped; containers and published ports go on");
+    Ok(())
+}
+
+/// From swarm to none and back, until the daemon is told to stop.
+async fn lives(
+    host: &Arc<Host>,
+    shared: &Arc<Shared>,
+    events: &Receiver<Event>,
+    mut identity: Option<Identity>,
+    start: &mut dyn FnMut() -> Result<(), Fatal>,
+) -> Result<(), Fatal> {
+    let mut asked = None;
+    loop {
+        let Some(known) = identity.take() else {
+            start()?;
+            match brain::idle(events).await {
+                None => return Ok(()),
+                Some(Event::Init { request, answer }) => match host.make_identity(&request) {
+                    Ok(made) => {
+                        identity = Some(made);
+                        asked = Some(answer);
+                    }
+                    Err(failure) => brain::reply(&answer, Err(failure)),
+                },
+                Some(_) => {}
+            }
+            continue;
+        };
+        let mut brain = host.start_node(&known, shared)?;
+        if let Some(answer) = asked.take() {
+            brain.answer_init(answer);
+        }
+        brain::publish(shared, SwarmState::Active { node: known.node, cluster: known.cluster });
+        start()?;
+        let (node, ended) = brain.run(events).await;
+        match ended {
+            Ended::Stop => {
+                node.stop();
+                return Ok(());
+            }
+            Ended::Leave => {
+                brain::publish(shared, SwarmState::Inactive);
+                host.leave(node, known);
+            }
+        }
+    }
+}

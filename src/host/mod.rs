@@ -11,5 +11,6 @@ pub mod net;
 pub mod images;
 pub mod netlink;
 pub mod notify;
+pub mod process;
 pub mod seqpacket;
 pub mod runtime;

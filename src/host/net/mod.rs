@@ -22,7 +22,7 @@
 //! thread must be in the daemon's own network namespace.
 
 mod error;
-mod files;
+pub mod files;
 mod names;
 mod netns;
 mod nft;

@@ -1,0 +1,313 @@
+//! The host parts of one daemon, and the life of a node in a swarm: made, started, left.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::acts::Acts;
+use super::brain::{Brain, Node};
+use super::handle::{Facts, Failure, InitRequest, Shared};
+use super::identity::{self, Identity};
+use super::log_thread::LogThread;
+use super::options::Options;
+use super::plane_thread::PlaneThread;
+use super::records;
+use super::steps::Steps;
+use super::{Fatal, facts};
+use crate::base::chain;
+use crate::base::id::{ClusterId, NodeId, TaskId};
+use crate::base::rng::Rng;
+use crate::base::time::Span;
+use crate::host::clock::Clock;
+use crate::host::dataplane::{Dataplane, DataplaneConfig};
+use crate::host::disk::layout::{DataRoot, ExecRoot};
+use crate::host::disk::lock::DataLock;
+use crate::host::disk::{Wal, key};
+use crate::host::images::{ImageStore, RegistryConfig};
+use crate::host::net::{Net, NetConfig};
+use crate::host::runtime::{Runtime, RuntimeConfig};
+use crate::host::failpoint::NoSuchPoint;
+use crate::host::{cgroup_home, clock, entropy, failpoint};
+use crate::logic::manager::io::{LogEntry, Recovered};
+use crate::logic::manager::{self, Manager};
+use crate::logic::worker::{self, Worker};
+use crate::model::network::Subnet;
+
+/// Reports of a worker are gathered for this long before they are logged.
+const REPORT_BATCH: Span = Span::from_millis(100);
+
+/// The log is compacted when it has grown by this much since the last snapshot.
+const SNAPSHOT_AFTER_BYTES: u64 = 4 << 20;
+
+/// The block that the cluster's networks get their subnets from.
+const POOL: Subnet = Subnet { base: std::net::Ipv4Addr::new(10, 0, 0, 0), prefix: 8 };
+
+/// The longest that the proxy may take to start and to take a table.
+const PLANE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a daemon holds whether or not it is in a swarm.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) facts: Facts,
+    pub(super) images: Arc<ImageStore>,
+    pub(super) runtime: Arc<Runtime>,
+    net: Arc<Net>,
+    pub(super) data: DataRoot,
+    plane: DataplaneConfig,
+    clock: Clock,
+    // Held for the whole life of the process.
+    _lock: DataLock,
+}
+
+impl Host {
+    /// Takes the data root and opens everything that a node needs.
+    pub(super) fn open(options: &Options) -> Result<Self, Fatal> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Fatal::told("the daemon needs root (sudo skep daemon)"));
+        }
+        let point = options.failpoint.clone().or_else(|| std::env::var("SKEP_FAILPOINT").ok());
+        if let Some(text) = point {
+            let armed = text.parse().map_err(|err: NoSuchPoint| Fatal::new("cannot arm a fail point", err))?;
+            failpoint::arm(armed);
+        }
+        let data = DataRoot::prepare(&options.data_root)
+            .map_err(|err| Fatal::new("cannot use the data root", err))?;
+        let lock = DataLock::take(data.path())
+            .map_err(|err| Fatal::new("cannot take the data root", err))?;
+        let exec = ExecRoot::prepare(&options.exec_root)
+            .map_err(|err| Fatal::new("cannot use the exec root", err))?;
+        let home = cgroup_home::enter(data.path())
+            .map_err(|err| Fatal::new("cannot set up the cgroups", err))?;
+        let exe = std::env::current_exe().map_err(|err| Fatal::new("cannot tell which program this is", err))?;
+        let runtime = Runtime::open(RuntimeConfig {
+            data_root: data.path().to_owned(),
+            exec_root: exec.path().to_owned(),
+            cgroup_parent: home.tasks.clone(),
+            runc: PathBuf::from("runc"),
+            exe: exe.clone(),
+        })
+        .map_err(|err| Fatal::new("cannot use runc", err))?;
+        let facts = facts::read(options, runtime.runc_version());
+        let images = ImageStore::open(
+            &data.images(),
+            platform(&facts.description.platform),
+            RegistryConfig {
+                insecure: options.insecure_registry.clone(),
+                ca_files: options.registry_ca.iter().cloned().collect(),
+                ..RegistryConfig::default()
+            },
+        )
+        .map_err(|err| Fatal::new("cannot open the image store", err))?;
+        let net = Net::open(NetConfig {
+            data_root: data.path().to_owned(),
+            exec_root: exec.path().to_owned(),
+            pools: vec![POOL],
+        })
+        .map_err(|err| Fatal::new("cannot set up networking", err))?;
+        for warning in net.warnings() {
+            log::warn!("{warning}");
+        }
+        let plane = DataplaneConfig {
+            exec_root: exec.path().to_owned(),
+            build: build(&exe)?,
+            binary: exe,
+            cgroup_procs: home.daemon_procs.clone(),
+            deadline: PLANE_DEADLINE,
+        };
+        Ok(Self {
+            facts,
+            images: Arc::new(images),
+            runtime: Arc::new(runtime),
+            net: Arc::new(net),
+            data,
+            plane,
+            clock: Clock::new(),
+            _lock: lock,
+        })
+    }
+
+    /// Makes this node the first of a new cluster.
+    pub(super) fn make_identity(&self, request: &InitRequest) -> Result<Identity, Failure> {
+        let (advertise, listen) = identity::addresses(request).map_err(Failure::Invalid)?;
+        let random = |what: &str| {
+            entropy::u128().map_err(|err| Failure::Host(format!("cannot make {what} id: {err}")))
+        };
+        let made = Identity {
+            node: NodeId::new(random("a node")?),
+            cluster: ClusterId::new(random("a cluster")?),
+            advertise,
+            listen,
+            leaving: false,
+        };
+        made.write(self.data.path())
+            .map_err(|err| Failure::Host(format!("cannot keep the identity: {}", chain::text(&err))))?;
+        Ok(made)
+    }
+
+    /// Recovers the node from its log and its task folders.
+    pub(super) fn start_node(
+        &self,
+        identity: &Identity,
+        shared: &Arc<Shared>,
+    ) -> Result<Brain, Fatal> {
+        let events = shared.brain.clone();
+        let raft = self.data.raft();
+        let key = key::load_or_create_key(&raft)
+            .map_err(|err| Fatal::new("cannot use the key of the log", err))?;
+        let (wal, found) =
+            Wal::open(&raft, &key).map_err(|err| Fatal::new("cannot open the log", err))?;
+        if let Some(cut) = &found.cut {
+            log::warn!("{cut}");
+        }
+        for damaged in &found.damaged_snapshots {
+            log::warn!("{damaged}");
+        }
+        let term = found.entries.last().map_or(found.hard_state.term, |entry| entry.term);
+        let snapshot = found.snapshot.map(|snapshot| (snapshot.index, snapshot.term, snapshot.data));
+        let recovered = Recovered {
+            term: term.max(snapshot.as_ref().map_or(0, |snapshot| snapshot.1)),
+            snapshot,
+            entries: found
+                .entries
+                .into_iter()
+                .map(|e| LogEntry { index: e.index, term: e.term, data: e.data })
+                .collect(),
+        };
+        let seed = || {
+            entropy::bytes32().map_err(|err| Fatal::new("cannot read the system's entropy", err))
+        };
+        let now = self.clock.now();
+        let manager = Manager::new(
+            manager::io::Config {
+                node: identity.node,
+                cluster: identity.cluster,
+                seed: seed()?,
+                report_batch: REPORT_BATCH,
+                snapshot_after_bytes: SNAPSHOT_AFTER_BYTES,
+                advertise: identity.advertise.clone(),
+            },
+            recovered,
+            now,
+        )
+        .map_err(|err| Fatal::new("cannot read what the log holds", err))?;
+        let steps = Arc::new(Steps::new(
+            self.data.clone(),
+            Arc::clone(&self.images),
+            Arc::clone(&self.runtime),
+            Arc::clone(&self.net),
+            self.facts.description.clone(),
+            clock::boot_id().map_err(|err| Fatal::new("cannot read the boot id", err))?,
+        ));
+        let (found, fence) = steps.found()?;
+        let keep: BTreeSet<TaskId> = found.iter().map(|found| found.task.id).collect();
+        match self.net.retain(&keep) {
+            Ok(removed) => removed.iter().for_each(|what| log::info!("removed leftover {what}")),
+            Err(err) => log::warn!("cannot remove leftovers: {}", chain::text(&err)),
+        }
+        let worker = Worker::new(
+            worker::io::Config {
+                node: identity.node,
+                description: self.facts.description.clone(),
+                seed: seed()?,
+                found,
+                fence,
+            },
+            now,
+        );
+        let thread = |what: &str, err: std::io::Error| {
+            Fatal::new(format!("cannot start the thread of the {what}"), err)
+        };
+        let log =
+            LogThread::start(wal, events.clone()).map_err(|err| thread("log", err))?;
+        let plane = PlaneThread::start(self.plane.clone(), events.clone())
+            .map_err(|err| thread("proxy", err))?;
+        let acts = Acts::new(steps, events);
+        let node = Node { id: identity.node, manager, worker, log, plane, acts };
+        Ok(Brain::new(node, self.clock.clone(), Rng::from_entropy(seed()?), self.runtime.events()))
+    }
+
+    /// Ends a node that leaves and removes everything of it; answers who asked for that.
+    pub(super) fn leave(&self, mut node: Node, mut identity: Identity) {
+        let answer = node.acts.take_leaving();
+        identity.leaving = true;
+        let marked = identity.write(self.data.path());
+        node.stop();
+        let removed = match marked {
+            Ok(()) => self.remove_swarm(),
+            Err(err) => Err(Fatal::new("cannot mark the node as leaving", err)),
+        };
+        if let Err(err) = &removed {
+            log::error!("leave: {}", chain::text(err));
+        }
+        if let Some(answer) = answer {
+            let result = removed.map_err(|err| Failure::Host(chain::text(&err)));
+            super::brain::reply(&answer, result);
+        }
+    }
+
+    /// Removes containers, networks, ports and state of the swarm; volumes and images stay, as they
+    /// do in Docker. May be cut short and begun again.
+    pub(super) fn remove_swarm(&self) -> Result<(), Fatal> {
+        let tasks = records::folders(&self.data)
+            .map_err(|err| Fatal::new("cannot list the task folders", err))?;
+        for task in tasks {
+            self.runtime
+                .remove(task)
+                .map_err(|err| Fatal::new(format!("cannot remove task {task}"), err))?;
+        }
+        let running = Dataplane::connect(self.plane.clone());
+        if let Some(dataplane) = running.map_err(|err| Fatal::new("cannot reach the proxy", err))? {
+            dataplane.shutdown(false).map_err(|err| Fatal::new("cannot end the proxy", err))?;
+        }
+        self.net.teardown_all().map_err(|err| Fatal::new("cannot remove the network", err))?;
+        for folder in [self.data.raft(), self.data.tasks()] {
+            empty(&folder)?;
+        }
+        // Last: without it, the node is in no swarm.
+        crate::host::disk::ledger::remove(&Identity::path(self.data.path()))
+            .map_err(|err| Fatal::new("cannot remove the identity", err))
+    }
+}
+
+impl Node {
+    /// Ends the threads; what is queued for the log is written. Containers and proxy go on.
+    pub(super) fn stop(self) {
+        self.log.finish();
+        self.plane.finish();
+    }
+}
+
+fn empty(folder: &std::path::Path) -> Result<(), Fatal> {
+    let failed = |err| Fatal::new(format!("cannot empty {}", folder.display()), err);
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(err) => return Err(failed(err)),
+    };
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let removed = if path.is_dir() {
+            std::fs::remove_dir_all(&path)
+        } else {
+            std::fs::remove_file(&path)
+        };
+        removed.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Names the file that this process runs, so that a proxy of another one is taken over from.
+fn build(exe: &std::path::Path) -> Result<String, Fatal> {
+    use std::os::unix::fs::MetadataExt;
+    let file = std::fs::metadata(exe).map_err(|err| Fatal::new("cannot look at this program", err))?;
+    Ok(format!("{}-{}-{}.{}", env!("CARGO_PKG_VERSION"), file.size(), file.mtime(), file.mtime_nsec()))
+}
+
+fn platform(own: &crate::model::node::Platform) -> crate::host::images::Platform {
+    crate::host::images::Platform {
+        os: own.os.clone(),
+        architecture: own.arch.clone(),
+        variant: own.variant.clone(),
+    }
+}

@@ -1,0 +1,38 @@
+//! Turns SIGTERM and SIGINT into an event, on a thread that waits for nothing else.
+
+use std::io;
+use std::thread::Builder;
+
+use nix::sys::signal::{SigSet, Signal};
+
+use super::brain::Events;
+use super::handle::Event;
+
+/// Blocks both signals in this thread and all it starts from now on, and waits for them on a thread
+/// of its own. A second signal ends the process at once.
+pub(super) fn watch(events: Events) -> io::Result<()> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGTERM);
+    set.add(Signal::SIGINT);
+    set.thread_block()?;
+    Builder::new().name("signals".to_owned()).stack_size(64 << 10).spawn(move || {
+        let mut asked = false;
+        loop {
+            match set.wait() {
+                Ok(signal) if asked => {
+                    log::warn!("{signal} again: ending at once");
+                    std::process::abort();
+                }
+                Ok(signal) => {
+                    log::info!("{signal}: stopping");
+                    asked = true;
+                    if events.send_blocking(Event::Stop).is_err() {
+                        return;
+                    }
+                }
+                Err(err) => log::error!("cannot wait for signals: {err}"),
+            }
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,281 @@
+//! What each action of the worker does on this machine.
+//!
+//! Runs on the pool's threads. Every step finds what an earlier try left and goes on from there:
+//! the process may have died between any two of them. The task's record is written first, so that
+//! whatever else is there has an owner.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Fatal;
+use super::records::{self, TaskRecord};
+use crate::base::chain;
+use crate::base::id::TaskId;
+use crate::host::disk::layout::DataRoot;
+use crate::host::images::{ErrorKind, ImageError, ImageRecord, ImageStore};
+use crate::host::net::{Net, TaskAddress, TaskNet, files};
+use crate::host::runtime::{
+    ContainerInputs, ExitRecord, FoundState, ImageView, Runtime, RuntimeError,
+};
+use crate::logic::manager::io::Fence;
+use crate::logic::worker::io::{Action, Exit, Found, FoundContainer, Outcome, Prepare};
+use crate::model::image_ref::Reference;
+use crate::model::node::NodeDescription;
+
+/// The host parts that actions need.
+#[derive(Debug)]
+pub(super) struct Steps {
+    data: DataRoot,
+    images: Arc<ImageStore>,
+    runtime: Arc<Runtime>,
+    net: Arc<Net>,
+    description: NodeDescription,
+    boot: String,
+}
+
+/// Why a step did not work; only the text and whether to try again leave this module.
+struct Failed {
+    err: String,
+    temporary: bool,
+}
+
+impl Steps {
+    pub(super) fn new(
+        data: DataRoot,
+        images: Arc<ImageStore>,
+        runtime: Arc<Runtime>,
+        net: Arc<Net>,
+        description: NodeDescription,
+        boot: String,
+    ) -> Self {
+        Self { data, images, runtime, net, description, boot }
+    }
+
+    pub(super) const fn description(&self) -> &NodeDescription {
+        &self.description
+    }
+
+    /// Carries out one action.
+    pub(super) fn perform(&self, task: TaskId, action: Action) -> Outcome {
+        let done = match action {
+            Action::Prepare(prepare) => self.prepare(task, &prepare),
+            Action::Start => self.start(task),
+            Action::Stop => self.runtime.stop(task).map(|_| Outcome::Signalled).map_err(Failed::from),
+            Action::Kill => self.runtime.kill(task).map(|_| Outcome::Signalled).map_err(Failed::from),
+            Action::Clean => self.clean(task),
+            Action::Remove => self.remove(task),
+        };
+        done.unwrap_or_else(|failed| Outcome::Failed {
+            err: failed.err,
+            temporary: failed.temporary,
+        })
+    }
+
+    fn prepare(&self, task: TaskId, prepare: &Prepare) -> Result<Outcome, Failed> {
+        let image = self.image(&prepare.container.image, prepare.pull)?;
+        // Held until the record names the image: from then on the record keeps it.
+        let lease = self.images.lease(image.id)?;
+        std::fs::create_dir_all(self.data.task(task))
+            .map_err(|err| Failed::host(format!("cannot make the folder of task {task}: {err}")))?;
+        let record = TaskRecord {
+            task: prepare.task.clone(),
+            fence: prepare.fence,
+            image: image.id,
+            boot: self.boot.clone(),
+        };
+        record.write(&self.data).map_err(|err| Failed::host(chain::text(&err)))?;
+        drop(lease);
+        let addresses: Vec<TaskAddress> = prepare
+            .task
+            .addresses
+            .iter()
+            .filter_map(|own| {
+                let network = prepare.networks.iter().find(|network| network.id == own.network)?;
+                Some(TaskAddress {
+                    network: own.network,
+                    address: own.address,
+                    subnet: network.subnet,
+                })
+            })
+            .collect();
+        let endpoint = self
+            .net
+            .ensure_task(&TaskNet { task, addresses })
+            .map_err(|err| Failed::host(format!("cannot set up the network of task {task}: {}", chain::text(&err))))?;
+        let mut container = prepare.container.clone();
+        if container.hostname.is_empty() {
+            container.hostname = task.short();
+        }
+        let etc_hosts = hosts(prepare, &container.hostname);
+        let inputs = ContainerInputs {
+            container,
+            resources: prepare.task.spec.resources.clone(),
+            log: prepare.task.spec.log.clone(),
+            image: self.view(&image)?,
+            netns: Some(endpoint.netns),
+            etc_hosts,
+            etc_resolv_conf: resolv_conf(prepare),
+            ..ContainerInputs::default()
+        };
+        self.runtime.prepare(task, &inputs)?;
+        self.runtime.create(task)?;
+        Ok(Outcome::Prepared)
+    }
+
+    fn start(&self, task: TaskId) -> Result<Outcome, Failed> {
+        let pid = self.runtime.start(task)?;
+        Ok(Outcome::Started { pid })
+    }
+
+    fn clean(&self, task: TaskId) -> Result<Outcome, Failed> {
+        self.runtime.clean(task)?;
+        self.remove_net(task)?;
+        Ok(Outcome::Cleaned)
+    }
+
+    fn remove(&self, task: TaskId) -> Result<Outcome, Failed> {
+        self.runtime.clean(task)?;
+        self.remove_net(task)?;
+        // The folder goes last: while it is there, somebody finds the rest by it.
+        self.runtime.remove(task)?;
+        Ok(Outcome::Removed)
+    }
+
+    fn remove_net(&self, task: TaskId) -> Result<(), Failed> {
+        self.net
+            .remove_task(task)
+            .map_err(|err| Failed::host(format!("cannot remove the network of task {task}: {}", chain::text(&err))))
+    }
+
+    /// The image of a task: what is there (or packed of the binary itself), else from its registry.
+    fn image(&self, name: &str, pull: bool) -> Result<ImageRecord, Failed> {
+        match self.images.resolve(name) {
+            Ok(image) => return Ok(image),
+            Err(err) if err.kind() != ErrorKind::NotFound => return Err(err.into()),
+            Err(err) if !pull => return Err(err.into()),
+            Err(_) => {}
+        }
+        let reference = Reference::parse(name).map_err(|err| Failed {
+            err: format!("invalid reference format: {err}"),
+            temporary: false,
+        })?;
+        Ok(self.images.pull(&reference, None, &mut |_| {})?)
+    }
+
+    fn view(&self, image: &ImageRecord) -> Result<ImageView, Failed> {
+        let config = &image.config;
+        Ok(ImageView {
+            lowerdirs: self.images.layers(image)?,
+            entrypoint: config.entrypoint.clone(),
+            cmd: config.cmd.clone(),
+            env: config.env.clone(),
+            user: config.user.clone(),
+            workdir: config.working_dir.clone(),
+            volumes: config.volumes.clone(),
+            stop_signal: config.stop_signal.clone(),
+        })
+    }
+
+    /// The tasks whose folders are there, and the highest fence among them. A folder without a
+    /// readable record is told and removed: nothing can be done with it, and its task is still in
+    /// the log, from which it is made anew.
+    pub(super) fn found(&self) -> Result<(Vec<Found>, Fence), Fatal> {
+        let folders = records::folders(&self.data)
+            .map_err(|err| Fatal::new("cannot list the task folders", err))?;
+        let states = self
+            .runtime
+            .found()
+            .map_err(|err| Fatal::new("cannot tell how the containers are", err))?;
+        let states: BTreeMap<TaskId, FoundState> =
+            states.into_iter().map(|found| (found.task, found.state)).collect();
+        let (mut all, mut fence) = (Vec::new(), Fence::default());
+        for id in folders {
+            match TaskRecord::read(&self.data, id) {
+                Ok(Some(record)) => {
+                    fence = fence.max(record.fence);
+                    let container = match states.get(&id) {
+                        None | Some(FoundState::Parts) => FoundContainer::None,
+                        Some(FoundState::Created) => FoundContainer::Created,
+                        Some(FoundState::Running { pid, .. }) => FoundContainer::Running { pid: *pid },
+                        Some(FoundState::Exited(record)) => FoundContainer::Exited(exit(record)),
+                    };
+                    let rebooted = record.boot != self.boot;
+                    all.push(Found { task: record.task, container, rebooted });
+                }
+                Ok(None) => self.discard(id, "it has no record"),
+                Err(err) => self.discard(id, &chain::text(&err)),
+            }
+        }
+        Ok((all, fence))
+    }
+
+    fn discard(&self, task: TaskId, why: &str) {
+        log::warn!("removing the folder of task {task}: {why}");
+        if let Err(failed) = self.remove(task) {
+            log::error!("cannot remove the folder of task {task}: {}", failed.err);
+        }
+    }
+}
+
+impl Failed {
+    /// Something of the machine: worth another try.
+    fn host(err: String) -> Self {
+        Self { err, temporary: true }
+    }
+}
+
+impl From<RuntimeError> for Failed {
+    fn from(err: RuntimeError) -> Self {
+        Self { temporary: err.is_temporary(), err: err.full_text() }
+    }
+}
+
+impl From<ImageError> for Failed {
+    fn from(err: ImageError) -> Self {
+        // Docker's word for an image that cannot be had; the task fails and its successor tries
+        // again, later and later.
+        let temporary = matches!(err.kind(), ErrorKind::NoSpace);
+        Self { err: chain::text(&err), temporary }
+    }
+}
+
+/// What the worker is told of a container's end.
+pub(super) const fn exit(record: &ExitRecord) -> Exit {
+    Exit {
+        code: record.code,
+        oom: record.oom,
+        shim_lost: record.shim_lost,
+        at: record.finished,
+    }
+}
+
+/// The text of a task's `/etc/hosts`. A line of the spec is `IP name [alias…]`; one that is not was
+/// refused when the service was made, and is left out here.
+fn hosts(prepare: &Prepare, hostname: &str) -> String {
+    let mut extra = Vec::new();
+    for line in &prepare.container.hosts {
+        let mut words = line.split_whitespace();
+        if let Some(Ok(address)) = words.next().map(str::parse::<IpAddr>) {
+            extra.extend(words.map(|name| (name.to_owned(), address)));
+        }
+    }
+    let own: Vec<_> = prepare.task.addresses.iter().map(|own| own.address).collect();
+    files::render_hosts(hostname, &own, &extra)
+}
+
+/// The text of a task's `/etc/resolv.conf`.
+fn resolv_conf(prepare: &Prepare) -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let mut host = read("/etc/resolv.conf");
+    if files::only_loopback_servers(&host) {
+        host = read(files::RESOLVED_FILE);
+    }
+    let dns = prepare.container.dns.clone().unwrap_or_default();
+    let wanted = files::Resolver {
+        nameservers: dns.servers,
+        search: dns.search,
+        options: dns.options,
+    };
+    files::render_resolv_conf(&host, &wanted)
+}

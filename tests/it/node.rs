@@ -1,0 +1,441 @@
+//! A machine for tests: a network namespace with a daemon in it that has roots of its own.
+//!
+//! Everything it made is gone when it is dropped, and a drop that finds something left fails the
+//! test. Several run side by side.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The program under test.
+pub const SKEP: &str = env!("CARGO_BIN_EXE_skep");
+
+/// Longest wait for anything in a test: the machines that run these are small and busy.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    pub dir: PathBuf,
+    pub netns: String,
+    daemon: Option<Child>,
+    extra: Vec<String>,
+    /// The program that the daemon is started from.
+    pub program: PathBuf,
+}
+
+/// What a command printed, and how it ended.
+#[derive(Clone, Debug)]
+pub struct Said {
+    pub out: String,
+    pub err: String,
+    pub code: i32,
+}
+
+impl Node {
+    /// A machine whose daemon runs and is in no swarm.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same, with more arguments for the daemon.
+    pub fn start_with(extra: &[&str]) -> Self {
+        Self::start_prepared(extra, |_| {})
+    }
+
+    fn start_prepared(extra: &[&str], prepare: impl FnOnce(&Path)) -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "these tests need root: sudo tests/run.sh");
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let netns = format!("skt{}n{n}", std::process::id());
+        let dir = std::env::temp_dir().join(&netns);
+        fs::create_dir_all(&dir).expect("test folder");
+        must(Command::new("ip").args(["netns", "add", &netns]));
+        must(Command::new("ip").args(["-n", &netns, "link", "set", "lo", "up"]));
+        prepare(&dir);
+        let mut node = Self {
+            dir,
+            netns,
+            daemon: None,
+            extra: extra.iter().map(|word| (*word).to_owned()).collect(),
+            program: PathBuf::from(SKEP),
+        };
+        node.start_daemon();
+        node
+    }
+
+    /// A machine whose data root is a file system of its own of `bytes`.
+    pub fn start_on_small_disk(bytes: u64) -> Self {
+        Self::start_prepared(&[], |dir| {
+            let data = dir.join("data");
+            fs::create_dir_all(&data).expect("data root");
+            let options = format!("size={bytes}");
+            nix::mount::mount(
+                Some("tmpfs"),
+                &data,
+                Some("tmpfs"),
+                nix::mount::MsFlags::empty(),
+                Some(options.as_str()),
+            )
+            .expect("tmpfs");
+        })
+    }
+
+    /// Takes all space of the file system that `ballast` is on.
+    pub fn fill(&self, ballast: &Path) {
+        let mut file = fs::File::create(ballast).expect("ballast");
+        for chunk in [1 << 20, 4096, 1] {
+            let zeros = vec![0_u8; chunk];
+            while std::io::Write::write_all(&mut file, &zeros).is_ok() {}
+        }
+    }
+
+    /// A machine that is a swarm of its own.
+    pub fn swarm() -> Self {
+        let node = Self::start();
+        node.ok(&["init", "--advertise-addr", "127.0.0.1"]);
+        node
+    }
+
+    pub fn data_root(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    pub fn exec_root(&self) -> PathBuf {
+        self.dir.join("exec")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.exec_root().join("skep.sock")
+    }
+
+    /// A program inside the machine's network.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.netns)).arg("--").arg(program.as_ref());
+        command.env("SKEP_HOST", format!("unix://{}", self.socket().display()));
+        command
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn start_daemon(&mut self) {
+        self.spawn_daemon(&[]);
+        self.wait_ready();
+    }
+
+    /// Starts the daemon with more environment, without waiting.
+    pub fn spawn_daemon(&mut self, env: &[(&str, &str)]) {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("daemon.log"))
+            .expect("daemon log");
+        let mut command = self.command(&self.program);
+        command
+            .arg("daemon")
+            .arg("--data-root")
+            .arg(self.data_root())
+            .arg("--exec-root")
+            .arg(self.exec_root())
+            .args(&self.extra)
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("daemon log"))
+            .stderr(log);
+        self.daemon = Some(command.spawn().expect("daemon"));
+    }
+
+    /// Waits until the daemon answers.
+    pub fn wait_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ping = self
+                .command("curl")
+                .args(["-sf", "-m", "5", "--unix-socket"])
+                .arg(self.socket())
+                .arg("http://localhost/_ping")
+                .output()
+                .expect("curl");
+            if ping.status.success() {
+                return;
+            }
+            if let Some(daemon) = &mut self.daemon
+                && let Some(status) = daemon.try_wait().expect("daemon")
+            {
+                panic!("the daemon ended by {status}:\n{}", self.daemon_log());
+            }
+            assert!(Instant::now() < deadline, "not ready:\n{}", self.daemon_log());
+            pause();
+        }
+    }
+
+    pub fn daemon_log(&self) -> String {
+        fs::read_to_string(self.dir.join("daemon.log")).unwrap_or_default()
+    }
+
+    /// Process id of the daemon (`nsenter` becomes the program it runs).
+    pub fn daemon_pid(&self) -> i32 {
+        i32::try_from(self.daemon.as_ref().expect("the daemon was started").id()).expect("pid")
+    }
+
+    /// SIGKILL to the daemon alone.
+    pub fn kill_daemon(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill().expect("kill");
+            daemon.wait().expect("wait");
+        }
+    }
+
+    /// Waits until the daemon ended by itself, and tells by which signal, if any.
+    pub fn wait_daemon_end(&mut self, patience: Duration) -> Option<std::process::ExitStatus> {
+        let deadline = Instant::now() + patience;
+        let daemon = self.daemon.as_mut()?;
+        loop {
+            if let Some(status) = daemon.try_wait().expect("wait") {
+                self.daemon = None;
+                return Some(status);
+            }
+            if Instant::now() > deadline {
+                return None;
+            }
+            pause();
+        }
+    }
+
+    /// SIGTERM to the daemon, and waits for its end. Gives the time it took.
+    pub fn stop_daemon(&mut self) -> Duration {
+        let begun = Instant::now();
+        if let Some(mut daemon) = self.daemon.take() {
+            let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).expect("pid"));
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("kill");
+            daemon.wait().expect("wait");
+        }
+        begun.elapsed()
+    }
+
+    /// Runs `skep ARGS`.
+    pub fn skep(&self, args: &[&str]) -> Said {
+        said(self.command(SKEP).args(args).stdin(Stdio::null()).output().expect("skep"))
+    }
+
+    /// Runs `skep ARGS`, which must succeed; what it printed.
+    pub fn ok(&self, args: &[&str]) -> String {
+        let said = self.skep(args);
+        assert_eq!(said.code, 0, "skep {args:?}: {said:?}\n{}", self.daemon_log());
+        said.out.trim_end().to_owned()
+    }
+
+    /// Runs `skep ARGS`, which must fail; what it said.
+    pub fn fails(&self, args: &[&str]) -> Said {
+        let said = self.skep(args);
+        assert_ne!(said.code, 0, "skep {args:?} must fail: {said:?}");
+        said
+    }
+
+    /// Body of `http://ADDRESS/` as seen on the machine; `None` when it does not answer.
+    pub fn get(&self, address: &str) -> Option<String> {
+        let output = self
+            .command("curl")
+            .args(["-sf", "-m", "5", &format!("http://{address}/")])
+            .output()
+            .expect("curl");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// A GET on the daemon's socket, as JSON.
+    pub fn api(&self, path: &str) -> serde_json::Value {
+        let output = Command::new("curl")
+            .args(["-s", "-m", "30", "--unix-socket"])
+            .arg(self.socket())
+            .arg(format!("http://localhost{path}"))
+            .output()
+            .expect("curl");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|err| {
+            panic!("{path}: {err}: {}", String::from_utf8_lossy(&output.stdout))
+        })
+    }
+
+    /// Tasks of a service in a state, newest information.
+    pub fn tasks(&self, service: &str, state: &str) -> Vec<serde_json::Value> {
+        let filter = format!("%7B%22service%22%3A%5B%22{service}%22%5D%7D");
+        let all = self.api(&format!("/tasks?filters={filter}"));
+        let all = all.as_array().cloned().unwrap_or_default();
+        all.into_iter().filter(|task| task["Status"]["State"] == state).collect()
+    }
+
+    /// Waits until a service has exactly this many running tasks; gives them.
+    pub fn wait_running(&self, service: &str, count: usize) -> Vec<serde_json::Value> {
+        self.wait(&format!("{service} has {count} running tasks"), || {
+            let running = self.tasks(service, "running");
+            (running.len() == count).then_some(running)
+        })
+    }
+
+    /// Waits until `probe` gives something.
+    pub fn wait<T>(&self, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = probe() {
+                return found;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain: {what}\n{}\n{}",
+                self.skep(&["service", "ls"]).out,
+                self.daemon_log()
+            );
+            pause();
+        }
+    }
+
+    /// An image of a static busybox, loaded into the node's store.
+    pub fn load_busybox(&self, name: &str) {
+        let tarball = self.dir.join("busybox.tar");
+        busybox_archive(&tarball, name, &self.dir);
+        self.ok(&["image", "load", "-q", "-i", tarball.to_str().expect("path")]);
+    }
+
+    fn leave(&mut self) {
+        if self.daemon.is_none() && self.data_root().join("node/identity").exists() {
+            self.program = PathBuf::from(SKEP);
+            self.start_daemon();
+        }
+        if self.daemon.is_some() {
+            let said = self.skep(&["leave", "--force"]);
+            if said.code != 0 && !said.err.contains("not part of a swarm") {
+                eprintln!("leave: {said:?}\n{}", self.daemon_log());
+            }
+            self.stop_daemon();
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- daemon log of {}\n{}", self.netns, self.daemon_log());
+        }
+        if !std::thread::panicking() {
+            self.leave();
+        }
+        self.kill_daemon();
+        if let Err(err) = nix::mount::umount(&self.data_root())
+            && err != nix::errno::Errno::EINVAL
+        {
+            eprintln!("umount {}: {err}", self.data_root().display());
+        }
+        let left = sweep(&self.dir);
+        let gone = Command::new("ip").args(["netns", "del", &self.netns]).status();
+        if let Err(err) = fs::remove_dir_all(&self.dir) {
+            eprintln!("cannot remove {}: {err}", self.dir.display());
+        }
+        if !std::thread::panicking() {
+            assert!(left.is_empty(), "left behind by the node: {left:#?}");
+            assert!(gone.is_ok_and(|status| status.success()), "netns {} stays", self.netns);
+        }
+    }
+}
+
+/// Ends and unmounts what uses `dir`, and tells what there was: nothing, when skep did its work.
+pub fn sweep(dir: &Path) -> Vec<String> {
+    let mut left = Vec::new();
+    let needle = dir.display().to_string();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Ok(pid) = name.parse::<i32>() else { continue };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains(&format!("{needle}/"))
+            && pid != i32::try_from(std::process::id()).unwrap_or(0)
+        {
+            left.push(format!("process {pid}: {line}"));
+            if let Err(err) = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGKILL,
+            ) {
+                eprintln!("kill {pid}: {err}");
+            }
+        }
+    }
+    let mounts = fs::read_to_string("/proc/mounts").expect("/proc/mounts");
+    for target in mounts.lines().filter_map(|line| line.split(' ').nth(1)).rev() {
+        if target.starts_with(&format!("{needle}/")) {
+            left.push(format!("mount {target}"));
+            if let Err(err) = nix::mount::umount2(target, nix::mount::MntFlags::MNT_DETACH) {
+                eprintln!("umount {target}: {err}");
+            }
+        }
+    }
+    left
+}
+
+/// A docker-archive with one busybox image.
+pub fn busybox_archive(tarball: &Path, name: &str, scratch: &Path) {
+    let root = scratch.join("busybox-root");
+    for dir in ["bin", "etc", "tmp", "root", "www"] {
+        fs::create_dir_all(root.join(dir)).expect("rootfs");
+    }
+    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is needed");
+    for applet in [
+        "sh", "sleep", "echo", "cat", "id", "httpd", "nc", "ls", "wget", "env", "hostname", "dd",
+        "true", "false", "trap", "touch", "mount", "ps", "kill", "head", "yes",
+    ] {
+        let link = root.join("bin").join(applet);
+        if fs::symlink_metadata(&link).is_err() {
+            std::os::unix::fs::symlink("busybox", &link).expect("applet");
+        }
+    }
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/tmp:/bin/sh\n",
+    )
+    .expect("passwd");
+    fs::write(root.join("etc/group"), "root:x:0:\napp:x:1000:\nvideo:x:44:app\n").expect("group");
+    fs::write(root.join("www/index.html"), "hello from busybox\n").expect("index");
+    let stage = scratch.join("busybox-image");
+    fs::create_dir_all(&stage).expect("stage");
+    must(Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(stage.join("layer.tar")).arg("."));
+    let sum = Command::new("sha256sum").arg(stage.join("layer.tar")).output().expect("sha256sum");
+    let digest = String::from_utf8_lossy(&sum.stdout).split(' ').next().expect("digest").to_owned();
+    let config = serde_json::json!({
+        "architecture": std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
+        "os": "linux",
+        "created": "2020-01-01T00:00:00Z",
+        "config": { "Cmd": ["sh"], "Env": ["PATH=/bin"] },
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
+        "history": [],
+    });
+    fs::write(stage.join("config.json"), config.to_string()).expect("config");
+    let manifest = serde_json::json!([{
+        "Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"],
+    }]);
+    fs::write(stage.join("manifest.json"), manifest.to_string()).expect("manifest");
+    must(Command::new("tar").arg("-C").arg(&stage).arg("-cf").arg(tarball).args([
+        "manifest.json",
+        "config.json",
+        "layer.tar",
+    ]));
+}
+
+/// Runs a command that must succeed.
+pub fn must(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|err| panic!("{command:?}: {err}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// Between two looks at a condition that has a deadline.
+pub fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
+}
+
+fn said(output: Output) -> Said {
+    Said {
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        code: output.status.code().unwrap_or(-1),
+    }
+}

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# What takes longer than a change may wait for, a stage at a time. Each stage writes a dated result
+# below target/long/ that a note can quote.
+#   usage: sudo tests/long.sh STAGE…    STAGE is one of: sim kills vm bench deny clone all
+set -euo pipefail
+top=$(cd "$(dirname "$0")/.." && pwd)
+cd "$top"
+. tests/lib/tools.sh
+
+stages=(sim kills bench deny clone vm)
+[ $# -gt 0 ] || die "usage: tests/long.sh STAGE…    STAGE is one of: ${stages[*]} all"
+[ "$1" != all ] || set -- "${stages[@]}"
+need_root tests/long.sh
+need_rust
+mkdir -p target/long
+
+# Many seeds of the simulation; SEEDS says how many.
+stage_sim() { SEEDS=${SEEDS:-20000} cargo test --release --quiet --test sim -- --nocapture; }
+
+# The kill loops of the integration tests, ROUNDS times with other seeds.
+stage_kills() {
+  local round
+  for round in $(seq "${ROUNDS:-5}"); do
+    echo "round $round"
+    SEED=$((RANDOM * 32768 + RANDOM)) cargo test --quiet --test it survival -- --nocapture
+  done
+}
+
+# cgroup v2 under systemd in a virtual machine, and ten power cuts.
+stage_vm() { tests/vm.sh; }
+
+# Every benchmark, against its peer.
+stage_bench() {
+  tests/bench/create.sh
+  tests/bench/footprint.sh
+  tests/bench/proxy.sh
+}
+
+# Licences, bans and sources of all dependencies.
+stage_deny() {
+  command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny
+  cargo deny --config .deny.toml check
+}
+
+# What a change must pass, on a fresh clone with an empty target folder.
+stage_clone() {
+  local clone
+  clone=$(mktemp -d "${TMPDIR:-/tmp}/skepclone.XXXXXX")
+  git clone --quiet . "$clone"
+  (cd "$clone" && tests/run.sh)
+  rm -rf "$clone"
+}
+
+for stage in "$@"; do
+  declare -F "stage_$stage" >/dev/null || die "no stage '$stage'; there are: ${stages[*]} all"
+  result=target/long/$(date -u +%Y-%m-%dT%H%M)-$stage.txt
+  say "== $stage (result: $result)"
+  from=$SECONDS
+  {
+    printf 'skep %s, %s, %s\n' "$(git describe --always --dirty)" "$(date -u +%FT%TZ)" "$(uname -srm)"
+    # In a shell of its own: inside an `if`, nothing would stop at the first error.
+    set +e
+    (set -e; "stage_$stage") 2>&1
+    [ $? = 0 ] && outcome=passed || outcome=FAILED
+    set -e
+    printf '%s %s after %d s\n' "$stage" "$outcome" $((SECONDS - from))
+  } | tee "$result"
+  tail -n 1 "$result" | grep -q ' passed ' || die "stage '$stage' failed, see $result"
+done
