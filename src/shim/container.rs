@@ -160,11 +160,12 @@ impl Container {
         if ready[0] {
             self.reap();
         }
+        // Who has gone makes room for who comes.
+        if ready[2 + listen_to..].contains(&true) {
+            self.serve();
+        }
         if ready[1 + listen_to] {
             self.clients.accept();
-        }
-        if ready[1 + listen_to..].contains(&true) {
-            self.serve();
         }
     }
 

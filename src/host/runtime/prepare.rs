@@ -277,14 +277,25 @@ impl Runtime {
     /// # Errors
     /// When the shim does not answer or the signal is none.
     pub fn signal(&self, task: TaskId, number: i32) -> Result<bool, RuntimeError> {
-        let Some(client) = self.connect(&self.places(task))? else { return Ok(false) };
-        match client.ask(Request::Signal { number }, SHIM_LIMIT)? {
-            Answer::Done => Ok(true),
-            Answer::Gone | Answer::Refused { errno: nix::errno::Errno::ESRCH, .. } => Ok(false),
-            Answer::Refused { text, .. } => {
-                Err(RuntimeError::Shim(format!("cannot send signal {number}: {text}")))
+        let places = self.places(task);
+        let until = Instant::now() + SHIM_LIMIT;
+        while let Some(client) = self.connect(&places)? {
+            match client.ask(Request::Signal { number }, SHIM_LIMIT)? {
+                Answer::Done => return Ok(true),
+                Answer::Refused { errno: nix::errno::Errno::ESRCH, .. } => return Ok(false),
+                Answer::Refused { text, .. } => {
+                    return Err(RuntimeError::Shim(format!("cannot send signal {number}: {text}")));
+                }
+                Answer::Gone if Instant::now() >= until => {
+                    return Err(RuntimeError::Shim("closes every connection".to_owned()));
+                }
+                // It left, or had no place for one more connection.
+                Answer::Gone => {
+                    nix::poll::poll(&mut [], 2u16).doing("wait for the shim in", &places.exec)?;
+                }
             }
         }
+        Ok(false)
     }
 
     /// Asks the container to stop, with the signal it was prepared with.
