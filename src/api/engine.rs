@@ -1,9 +1,13 @@
 //! What the API needs of the daemon: the seam at which tests put a twin.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::base::id::NodeId;
+use super::errors::ApiError;
+use crate::base::id::{NodeId, TaskId};
 use crate::daemon::handle::{Command, Facts, Failure, Handle, InitRequest, Reply, SwarmState, View};
+use crate::daemon::shown::{ImageStore, InUse, LogNext, LogQuery, LogReader, Volume};
+use crate::model::engine::Labels;
 
 /// The daemon, as far as the API asks it. Every call may block, for as long as its own deadline.
 pub trait Engine: Send + Sync {
@@ -36,6 +40,54 @@ pub trait Engine: Send + Sync {
 
     /// Facts about this machine and this daemon.
     fn facts(&self) -> &Facts;
+
+    /// The images of this node.
+    fn images(&self) -> &ImageStore;
+
+    /// The images that tasks of this node need.
+    ///
+    /// # Errors
+    /// When that cannot be told: no image may be removed then.
+    fn images_in_use(&self) -> Result<InUse, Failure>;
+
+    /// The volumes of this node.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    fn volumes(&self) -> Result<Vec<Volume>, ApiError>;
+
+    /// Makes a volume, or finds the one that has the name.
+    ///
+    /// # Errors
+    /// When the name is not legal, or the disk refuses.
+    fn volume_create(&self, name: &str, labels: &Labels) -> Result<Volume, ApiError>;
+
+    /// Removes a volume.
+    ///
+    /// # Errors
+    /// When it is in use, or the disk refuses.
+    fn volume_remove(&self, name: &str) -> Result<(), ApiError>;
+
+    /// Opens a task's log.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn logs(&self, task: TaskId, query: LogQuery) -> Result<Box<dyn LogSource>, ApiError>;
+}
+
+/// A log, line by line.
+pub trait LogSource: Send {
+    /// The next line; with `follow` waits up to `wait` for one.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn next(&mut self, wait: Duration) -> Result<LogNext, ApiError>;
+}
+
+impl LogSource for LogReader {
+    fn next(&mut self, wait: Duration) -> Result<LogNext, ApiError> {
+        Self::next(self, wait).map_err(ApiError::from)
+    }
 }
 
 impl Engine for Handle {
@@ -61,5 +113,29 @@ impl Engine for Handle {
 
     fn facts(&self) -> &Facts {
         Self::facts(self)
+    }
+
+    fn images(&self) -> &ImageStore {
+        Self::images(self)
+    }
+
+    fn images_in_use(&self) -> Result<InUse, Failure> {
+        Self::images_in_use(self)
+    }
+
+    fn volumes(&self) -> Result<Vec<Volume>, ApiError> {
+        Ok(self.runtime().volumes().list()?)
+    }
+
+    fn volume_create(&self, name: &str, labels: &Labels) -> Result<Volume, ApiError> {
+        Ok(self.runtime().volumes().create(name, labels)?)
+    }
+
+    fn volume_remove(&self, name: &str) -> Result<(), ApiError> {
+        Ok(self.runtime().remove_volume(name)?)
+    }
+
+    fn logs(&self, task: TaskId, query: LogQuery) -> Result<Box<dyn LogSource>, ApiError> {
+        Ok(Box::new(self.runtime().logs(task, query)?))
     }
 }

@@ -1,6 +1,8 @@
 //! The one table from what went wrong to Docker's status codes.
 
+use crate::base::chain;
 use crate::daemon::handle::{CommandError, Failure};
+use crate::daemon::shown::{ErrorKind, ImageError, RuntimeError};
 
 /// An answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +59,38 @@ impl From<Failure> for ApiError {
             Failure::Late => 504,
         };
         Self::new(status, failure.to_string())
+    }
+}
+
+impl From<ImageError> for ApiError {
+    fn from(error: ImageError) -> Self {
+        let status = match error.kind() {
+            // Docker does not tell whether a repository is missing or only not shown.
+            ErrorKind::NotFound | ErrorKind::Denied => 404,
+            ErrorKind::Conflict => 409,
+            ErrorKind::Invalid => 400,
+            ErrorKind::NoSpace => 507,
+            ErrorKind::Unavailable | ErrorKind::Damaged | ErrorKind::Internal => 500,
+        };
+        Self::new(status, chain::text(&error))
+    }
+}
+
+impl From<RuntimeError> for ApiError {
+    fn from(error: RuntimeError) -> Self {
+        let text = chain::text(&error);
+        let status = match &error {
+            RuntimeError::Volume(_) if text.contains("no such volume") => 404,
+            RuntimeError::Volume(_) if text.contains("volume is in use") => 409,
+            RuntimeError::Volume(_) => 400,
+            RuntimeError::File { source, .. }
+                if source.kind() == std::io::ErrorKind::StorageFull =>
+            {
+                507
+            }
+            _ => 500,
+        };
+        Self::new(status, text)
     }
 }
 

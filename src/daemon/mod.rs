@@ -8,6 +8,7 @@ mod acts;
 mod brain;
 pub mod facts;
 pub mod handle;
+pub mod shown;
 mod identity;
 mod log_thread;
 mod node;

@@ -7,7 +7,7 @@ mod docker;
 mod front;
 mod twin;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -25,17 +25,17 @@ struct Server {
 
 impl Server {
     fn new() -> Self {
-        Self::with(Limits::default(), Twin::new())
+        Self::with(Limits::default(), Twin::new)
     }
 
-    fn with(limits: Limits, twin: Twin) -> Self {
+    fn with(limits: Limits, twin: impl FnOnce(&Path) -> Twin) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("skep-api-{}-{n}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let (socket, internal) = (folder.join("skep.sock"), folder.join("api.sock"));
         let config = Config { socket: socket.clone(), internal, limits };
-        let running = Some(start(config, Box::new(twin)).unwrap());
+        let running = Some(start(config, Box::new(twin(&folder))).unwrap());
         Self { running, folder, socket }
     }
 }

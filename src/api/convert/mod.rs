@@ -5,6 +5,7 @@
 
 pub mod container;
 pub mod container_spec;
+pub mod image;
 pub mod node;
 pub mod service;
 pub mod service_spec;

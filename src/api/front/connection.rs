@@ -53,13 +53,17 @@ impl Refusal {
     }
 }
 
-/// Tells one connection too many to come back later. Never waits: what does not fit into the
-/// socket's buffer is lost.
-pub(super) fn turn_away(stream: &Async<UnixStream>, limit: usize) {
+/// Writes the answer to one connection too many. Never waits: a client whose socket has no room
+/// for it is not told.
+pub(super) fn tell_full(stream: &Async<UnixStream>, limit: usize) -> bool {
     let message = format!("too many API connections: {limit} are open; try again later");
     let text = respond::plain_error(503, &message);
-    if let Err(error) = stream.get_ref().write_all(text.as_bytes()) {
-        log::debug!("turning an API client away: {error}");
+    match stream.get_ref().write_all(text.as_bytes()) {
+        Ok(()) => true,
+        Err(error) => {
+            log::debug!("turning an API client away: {error}");
+            false
+        }
     }
 }
 
@@ -449,7 +453,7 @@ async fn gone(stream: &Async<UnixStream>) {
 }
 
 /// Shuts the writing side and swallows what still comes, for a moment.
-async fn linger(stream: &Async<UnixStream>) {
+pub(super) async fn linger(stream: &Async<UnixStream>) {
     if stream.get_ref().shutdown(Shutdown::Write).is_err() {
         return;
     }

@@ -105,6 +105,8 @@ struct Shared {
     upstream: PathBuf,
     clients: Clients,
     table: RefCell<BTreeMap<u64, Entry>>,
+    /// Connections that are being turned away.
+    leaving: Cell<usize>,
 }
 
 /// One connection.
@@ -132,6 +134,7 @@ pub fn run(
         upstream,
         clients,
         table: RefCell::default(),
+        leaving: Cell::new(0),
     });
     let executor = LocalExecutor::new();
     let work = smol::future::or(accept(&listener, &shared, &executor), async {
@@ -177,7 +180,7 @@ fn admit(
     }
     if shared.table.borrow().len() >= shared.limits.connections && !evict(shared) {
         log::warn!("API connection {id}: refused, {} are open", shared.limits.connections);
-        connection::turn_away(&stream, shared.limits.connections);
+        turn_away(stream, shared, executor);
         return;
     }
     let silent = Rc::new(Cell::new(Some(Instant::now())));
@@ -190,6 +193,21 @@ fn admit(
         }
     });
     shared.table.borrow_mut().insert(id, Entry { silent, task });
+}
+
+/// Tells one connection too many to come back later.
+fn turn_away(stream: Async<UnixStream>, shared: &Rc<Shared>, executor: &LocalExecutor<'_>) {
+    let told = connection::tell_full(&stream, shared.limits.connections);
+    if !told || shared.leaving.get() >= shared.limits.connections {
+        return;
+    }
+    shared.leaving.set(shared.leaving.get() + 1);
+    let mine = Rc::clone(shared);
+    let work = async move {
+        connection::linger(&stream).await;
+        mine.leaving.set(mine.leaving.get() - 1);
+    };
+    executor.spawn(work).detach();
 }
 
 /// Ends the connection that has been silent for longest, if that is long enough.

@@ -1,11 +1,14 @@
 //! From a request to its answer: one module per resource, one match over the routes.
 
+mod image;
+mod logs;
 mod network;
 mod node;
 mod service;
 mod swarm;
 mod system;
 mod task;
+mod volume;
 
 use std::sync::Arc;
 
@@ -23,7 +26,7 @@ pub(super) fn handle(api: &Arc<Api>, call: &mut Call<'_>) -> Result<Reply, ApiEr
         Route::Ping => Ok(system::ping(engine, call)),
         Route::Version => Ok(system::version(engine)),
         Route::Info => system::info(engine),
-        Route::Auth => system::auth(call),
+        Route::Auth => image::auth(engine, call),
         Route::Plugins => Ok(Reply::json::<[(); 0]>(&[])),
         Route::Swarm => swarm::inspect(engine),
         Route::SwarmInit => swarm::init(engine, call),
@@ -39,6 +42,20 @@ pub(super) fn handle(api: &Arc<Api>, call: &mut Call<'_>) -> Result<Reply, ApiEr
         Route::Task(id) => task::inspect(engine, id),
         Route::Networks => network::list(engine, call),
         Route::Network(id) => network::inspect(engine, id),
+        Route::ServiceLogs(id) => logs::of_service(api, id, call),
+        Route::TaskLogs(id) => logs::of_task(api, id, call),
+        Route::Images => image::list(engine, call),
+        Route::Image(name) => image::inspect(engine, name),
+        Route::ImageRemove(name) => image::remove(engine, name, call),
+        Route::ImagePull => image::pull(api, call),
+        Route::ImageLoad => image::load(engine, call),
+        Route::ImagesPrune => image::prune(engine, call),
+        Route::Distribution(name) => image::distribution(engine, name, call),
+        Route::Volumes => volume::list(engine, call),
+        Route::Volume(name) => volume::inspect(engine, name),
+        Route::VolumeCreate => volume::create(engine, call),
+        Route::VolumeRemove(name) => volume::remove(engine, name, call),
+        Route::VolumesPrune => volume::prune(engine, call),
         Route::NotFound => Err(ApiError::page_not_found()),
         _ => Err(ApiError::unimplemented(&format!("{} {path}", call.method))),
     }

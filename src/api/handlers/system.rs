@@ -9,9 +9,8 @@ use crate::api::errors::ApiError;
 use crate::api::respond::Reply;
 use crate::api::version::{API_VERSION, API_VERSION_MIN};
 use crate::daemon::handle::{Facts, SwarmState, View};
-use crate::model::engine::image::AuthConfig;
 use crate::model::engine::system::{
-    AuthResponse, Commit, Component, IndexConfig, Info, Peer, PlatformName, Plugins, RegistryConfig, Runtime,
+    Commit, Component, IndexConfig, Info, Peer, PlatformName, Plugins, RegistryConfig, Runtime,
     SwarmInfo, SystemVersion,
 };
 use crate::model::engine::Labels;
@@ -76,6 +75,7 @@ pub(super) fn version(engine: &dyn Engine) -> Reply {
 pub(super) fn info(engine: &dyn Engine) -> Result<Reply, ApiError> {
     let facts = engine.facts();
     let mut info = machine(facts);
+    info.images = engine.images().list().len() as u64;
     if let SwarmState::Active { node, .. } = engine.swarm() {
         info.id = node.to_string();
         let view = engine.view()?;
@@ -179,17 +179,4 @@ fn swarm(view: &View) -> SwarmInfo {
         cluster: view.cluster.as_ref().map(|cluster| convert::node::swarm(cluster)),
         warnings: Vec::new(),
     }
-}
-
-/// `POST /auth`. Credentials are used with each request and kept nowhere, so there is nothing to
-/// check them against before one is made.
-pub(super) fn auth(call: &mut Call<'_>) -> Result<Reply, ApiError> {
-    let given: AuthConfig = call.json()?;
-    if given.username.is_empty() && given.identitytoken.is_empty() {
-        return Err(ApiError::invalid("a user name is needed to log in"));
-    }
-    Ok(Reply::json(&AuthResponse {
-        status: "Login Succeeded".to_owned(),
-        identity_token: String::new(),
-    }))
 }

@@ -233,7 +233,7 @@ fn refusals_in_dockers_words() {
 #[test]
 fn outside_a_swarm_docker_says_so() {
     for client in clients() {
-        let server = Server::with(Limits::default(), Twin::alone());
+        let server = Server::with(Limits::default(), Twin::alone);
         let docker = Docker { client, server: &server };
         let wanted = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm \
             join\" to connect this node to swarm and try again.";
@@ -246,4 +246,47 @@ fn outside_a_swarm_docker_says_so() {
         docker.ok(&["swarm", "leave", "--force"]);
         assert!(docker.ok(&["info"]).contains("Swarm: inactive"));
     }
+}
+
+#[test]
+fn logs_of_a_service_and_of_a_task() {
+    for client in clients() {
+        let log = [Some((false, "one\n")), Some((true, "two\n")), Some((false, "three\n"))];
+        let server = Server::with(Limits::default(), |folder| Twin::new(folder).writing(&log));
+        let docker = Docker { client, server: &server };
+        docker.ok(&created(&["web", "x/web:1"]));
+        let task = docker.ok(&["service", "ps", "-q", "--no-trunc", "web"]).trim().to_owned();
+        let output = docker.run(&["service", "logs", "web"]);
+        let prefix = format!("web.1.{}@node1    | ", &task[..12]);
+        assert_eq!(text(&output.stdout), format!("{prefix}one\n{prefix}three\n"));
+        assert_eq!(text(&output.stderr), format!("{prefix}two\n"));
+        let tail = docker.ok(&["service", "logs", "-t", "--tail", "1", "web"]);
+        assert_eq!(tail, format!("1970-01-01T00:00:03.000000000Z {prefix}three\n"));
+        let raw = docker.run(&["service", "logs", "--raw", &task]);
+        assert_eq!((text(&raw.stdout), text(&raw.stderr)), ("one\nthree\n".into(), "two\n".into()));
+    }
+}
+
+#[test]
+fn images_and_volumes() {
+    each(|docker| {
+        assert_eq!(docker.ok(&["image", "ls", "-q"]), "");
+        assert!(docker.fails(&["image", "inspect", "nope"]).contains("No such image: nope"));
+        assert!(docker.fails(&["image", "rm", "nope"]).contains("No such image: nope"));
+        assert!(docker.fails(&["pull", "127.0.0.1:1/x/y"]).contains("127.0.0.1:1"));
+        let garbage = docker.server.folder.join("garbage.tar");
+        std::fs::write(&garbage, "no archive").unwrap();
+        docker.fails(&["load", "-i", garbage.to_str().unwrap()]);
+        assert!(docker.ok(&["image", "prune", "-f"]).contains("Total reclaimed space: 0B"));
+
+        assert_eq!(docker.ok(&["volume", "create", "--label", "a=b", "data"]), "data\n");
+        let table = docker.ok(&["volume", "ls"]);
+        assert_eq!(row(&table, 1, "data"), ["local", "data"]);
+        let place =
+            docker.ok(&["volume", "inspect", "--format", "{{.Mountpoint}} {{.Labels}}", "data"]);
+        assert_eq!(place, "/var/lib/skep/volumes/data map[a:b]\n");
+        assert_eq!(docker.ok(&["volume", "rm", "data"]), "data\n");
+        assert!(docker.fails(&["volume", "inspect", "data"]).contains("data"));
+        assert!(docker.ok(&["network", "ls"]).contains("ingress"));
+    });
 }

@@ -1,12 +1,17 @@
 //! A daemon without a machine: the real manager, a log in memory, a worker that only pretends.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use skep::api::engine::Engine;
+use skep::api::engine::{Engine, LogSource};
+use skep::api::errors::ApiError;
 use skep::base::id::{ClusterId, NodeId, RequestId, TaskId};
 use skep::base::time::{Now, Span, Time, Wall};
 use skep::daemon::handle::{Command, Facts, Failure, InitRequest, Reply, SwarmState, View};
+use skep::daemon::shown::{ImageStore, InUse, LogLine, LogNext, LogQuery, Volume};
+use skep::host::images::{Platform as ImagePlatform, RegistryConfig};
 use skep::logic::manager::Manager;
 use skep::logic::manager::io::{Assignments, Config, Input, Output, Recovered, Report};
 use skep::model::node::{NodeDescription, Platform};
@@ -18,6 +23,10 @@ const CLUSTER: ClusterId = ClusterId::new(7);
 pub(super) struct Twin {
     state: Mutex<State>,
     facts: Facts,
+    images: ImageStore,
+    volumes: Mutex<BTreeMap<String, Volume>>,
+    /// What every task writes: `Some` is a line, `None` a pause of a follower.
+    log: Vec<Option<(bool, &'static str)>>,
 }
 
 struct State {
@@ -28,14 +37,14 @@ struct State {
 
 impl Twin {
     /// In a swarm of its own.
-    pub(super) fn new() -> Self {
-        let twin = Self::alone();
+    pub(super) fn new(folder: &Path) -> Self {
+        let twin = Self::alone(folder);
         twin.init(InitRequest::default()).unwrap();
         twin
     }
 
     /// In no swarm.
-    pub(super) fn alone() -> Self {
+    pub(super) fn alone(folder: &Path) -> Self {
         let description = NodeDescription {
             hostname: "node1".to_owned(),
             platform: Platform {
@@ -58,7 +67,44 @@ impl Twin {
             data_root: "/var/lib/skep".to_owned(),
         };
         let state = State { manager: None, started: Instant::now(), requests: 0 };
-        Self { state: Mutex::new(state), facts }
+        let registry = RegistryConfig { attempts_max: 1, ..RegistryConfig::default() };
+        let platform = ImagePlatform::linux("amd64", "");
+        Self {
+            state: Mutex::new(state),
+            facts,
+            images: ImageStore::open(&folder.join("images"), platform, registry).unwrap(),
+            volumes: Mutex::default(),
+            log: Vec::new(),
+        }
+    }
+
+    /// With tasks that write this.
+    pub(super) fn writing(mut self, log: &[Option<(bool, &'static str)>]) -> Self {
+        self.log = log.to_vec();
+        self
+    }
+}
+
+/// A log that was written beforehand; the lines have the times 1 s, 2 s, …
+struct Script {
+    follow: bool,
+    lines: VecDeque<(u32, Option<(bool, &'static str)>)>,
+}
+
+impl LogSource for Script {
+    fn next(&mut self, wait: Duration) -> Result<LogNext, ApiError> {
+        Ok(match self.lines.pop_front() {
+            Some((n, Some((is_stderr, text)))) => LogNext::Line(LogLine {
+                is_stderr,
+                time_ns: i128::from(n) * 1_000_000_000,
+                text: text.to_owned(),
+            }),
+            Some((_, None)) | None if self.follow => {
+                std::thread::sleep(wait);
+                LogNext::Idle
+            }
+            Some((_, None)) | None => LogNext::End,
+        })
     }
 }
 
@@ -127,11 +173,51 @@ impl Engine for Twin {
     fn facts(&self) -> &Facts {
         &self.facts
     }
+
+    fn images(&self) -> &ImageStore {
+        &self.images
+    }
+
+    fn images_in_use(&self) -> Result<InUse, Failure> {
+        Ok(InUse::new())
+    }
+
+    fn volumes(&self) -> Result<Vec<Volume>, ApiError> {
+        Ok(self.volumes.lock().unwrap().values().cloned().collect())
+    }
+
+    fn volume_create(
+        &self,
+        name: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Volume, ApiError> {
+        let volume = Volume {
+            name: name.to_owned(),
+            labels: labels.clone(),
+            created: Wall(0),
+            mountpoint: PathBuf::from("/var/lib/skep/volumes").join(name),
+        };
+        let mut volumes = self.volumes.lock().unwrap();
+        Ok(volumes.entry(name.to_owned()).or_insert(volume).clone())
+    }
+
+    fn volume_remove(&self, name: &str) -> Result<(), ApiError> {
+        self.volumes.lock().unwrap().remove(name).unwrap();
+        Ok(())
+    }
+
+    fn logs(&self, _task: TaskId, query: LogQuery) -> Result<Box<dyn LogSource>, ApiError> {
+        let mut lines: VecDeque<_> = (1..).zip(self.log.iter().copied()).collect();
+        let skipped =
+            query.tail.map_or(0, |tail| lines.len().saturating_sub(usize::try_from(tail).unwrap()));
+        lines.drain(..skipped);
+        Ok(Box::new(Script { follow: query.follow, lines }))
+    }
 }
 
 impl State {
     fn now(&self) -> Now {
-        let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap();
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap();
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         Now { mono: Time(micros(self.started.elapsed()) + 1), wall: Wall(micros(wall)) }
     }
