@@ -38,15 +38,24 @@ impl Platform {
         Self::of_machine(machine.as_deref().unwrap_or(std::env::consts::ARCH))
     }
 
+    /// The same machine in OCI's words, if it was named in the kernel's.
+    #[must_use]
+    pub fn in_oci_words(self) -> Self {
+        match Self::of_machine(&self.architecture) {
+            known if known.architecture != self.architecture => known,
+            _ => self,
+        }
+    }
+
     /// From the kernel's word for a machine.
     fn of_machine(machine: &str) -> Self {
         match machine {
             "x86_64" => Self::linux("amd64", ""),
-            "aarch64" | "arm64" => Self::linux("arm64", "v8"),
+            "aarch64" => Self::linux("arm64", "v8"),
             "i386" | "i486" | "i586" | "i686" => Self::linux("386", ""),
             arm if arm.starts_with("armv6") => Self::linux("arm", "v6"),
             arm if arm.starts_with("armv5") => Self::linux("arm", "v5"),
-            arm if arm.starts_with("arm") => Self::linux("arm", "v7"),
+            arm if arm.starts_with("armv") => Self::linux("arm", "v7"),
             other => Self::linux(other, ""),
         }
     }
@@ -134,5 +143,11 @@ mod tests {
         assert_eq!(Platform::of_machine("armv7l").to_string(), "linux/arm/v7");
         assert_eq!(Platform::of_machine("aarch64").to_string(), "linux/arm64/v8");
         assert_eq!(Platform::of_machine("x86_64").to_string(), "linux/amd64");
+        let words = |architecture, variant| Platform::linux(architecture, variant).in_oci_words();
+        assert_eq!(words("aarch64", "").to_string(), "linux/arm64/v8");
+        assert_eq!(words("armv6l", "").to_string(), "linux/arm/v6");
+        assert_eq!(words("arm", "v6").to_string(), "linux/arm/v6");
+        assert_eq!(words("arm64", "").to_string(), "linux/arm64");
+        assert_eq!(words("amd64", "").to_string(), "linux/amd64");
     }
 }

@@ -93,7 +93,7 @@ impl ImageStore {
         make_directory(&temp)?;
         let inner = Arc::new(Inner {
             root: root.to_owned(),
-            platform,
+            platform: platform.in_oci_words(),
             registry,
             hello: Mutex::new(None),
             state: Mutex::new(State::default()),
