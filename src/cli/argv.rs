@@ -70,6 +70,9 @@ pub fn normalise(tree: CommandInfoWithArgs, args: &[String]) -> Result<Invocatio
         let mut flags = Flags::default();
         let (words, after) = flags.read(&place, rest, true)?;
         let Some(word) = words.first() else { return Err(Stop::Help(Box::new(place))) };
+        if word == "help" {
+            return Err(help_of(place, after));
+        }
         out.extend(flags.rewritten());
         rest = after;
         let alias = ALIASES.iter().find(|(at, name, _)| *at == place.path && name == word);
@@ -99,6 +102,14 @@ pub fn normalise(tree: CommandInfoWithArgs, args: &[String]) -> Result<Invocatio
     Ok(Invocation { path, args: out })
 }
 
+/// `help service create`.
+fn help_of(place: Place, words: &[String]) -> Stop {
+    match words.iter().try_fold(place, |place, name| descend(place, name)) {
+        Ok(place) => Stop::Help(Box::new(place)),
+        Err(stop) => stop,
+    }
+}
+
 fn descend(place: Place, name: &str) -> Result<Place, Stop> {
     match place.info.commands.iter().position(|sub| sub.name == name) {
         Some(at) => {
@@ -115,6 +126,13 @@ fn descend(place: Place, name: &str) -> Result<Place, Stop> {
     }
 }
 
+/// A command's own flags, without argh's `--help`.
+pub fn flags(
+    info: &CommandInfoWithArgs,
+) -> impl Iterator<Item = &'static FlagInfo<'static>> + Clone + use<> {
+    info.flags.iter().filter(|flag| bare(flag) != "help")
+}
+
 /// The form of a command's arguments, as its usage line shows it.
 pub fn synopsis(info: &CommandInfoWithArgs) -> &'static str {
     info.notes.first().copied().unwrap_or("")
@@ -125,15 +143,18 @@ fn check_count(place: &Place, synopsis: &str, count: usize) -> Result<(), String
     let needed = synopsis.split(' ').filter(|w| !w.is_empty() && !w.starts_with('[')).count();
     let optional = synopsis.split(' ').filter(|w| w.starts_with('[')).count();
     let many = synopsis.contains("...");
-    let plural = if needed.max(optional) == 1 { "" } else { "s" };
+    let arguments = |count: usize| match count {
+        1 => "1 argument.".to_owned(),
+        _ => format!("{count} arguments."),
+    };
     let rule = if needed + optional == 0 && count > 0 {
         "accepts no arguments.".to_owned()
     } else if count < needed && (many || optional > 0) {
-        format!("requires at least {needed} argument{plural}.")
+        format!("requires at least {}", arguments(needed))
     } else if !many && needed == 0 && count > optional {
-        format!("requires at most {optional} argument{plural}.")
+        format!("requires at most {}", arguments(optional))
     } else if !many && optional == 0 && count != needed {
-        format!("requires exactly {needed} argument{plural}.")
+        format!("requires exactly {}", arguments(needed))
     } else {
         return Ok(());
     };
@@ -186,7 +207,7 @@ impl Flags {
             Some((name, value)) => (name, Some(value)),
             None => (text, None),
         };
-        let flags = || place.info.flags.iter();
+        let flags = || flags(&place.info);
         let Some(flag) = flags().find(|flag| bare(flag) == name) else {
             if name == "help" {
                 return Err(Stop::Help(clone(place)));

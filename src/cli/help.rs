@@ -53,7 +53,7 @@ pub fn command(place: &Place) -> String {
 /// `Usage:  skep service create [OPTIONS] IMAGE [COMMAND] [ARG...]`.
 pub fn usage(place: &Place) -> String {
     let mut line = format!("Usage:  {}", command(place));
-    if !place.info.flags.is_empty() {
+    if argv::flags(&place.info).next().is_some() {
         line.push_str(" [OPTIONS]");
     }
     if !place.info.commands.is_empty() {
@@ -91,7 +91,7 @@ fn aliases(place: &Place) -> String {
 }
 
 fn options(info: &CommandInfoWithArgs, columns: usize) -> String {
-    let mut flags: Vec<&FlagInfo<'_>> = info.flags.iter().filter(|flag| !flag.hidden).collect();
+    let mut flags: Vec<&FlagInfo<'_>> = argv::flags(info).filter(|flag| !flag.hidden).collect();
     flags.sort_by_key(|flag| flag.long);
     let left: Vec<String> = flags.iter().map(|flag| left(flag)).collect();
     let wide = left.iter().map(String::len).max().unwrap_or(0);

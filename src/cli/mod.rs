@@ -125,29 +125,37 @@ fn execute(skep: Skep, hooks: &Hooks) -> Result<(), CliError> {
 
 /// Tells why no command ran, in Docker's layout and with its exit code.
 fn tell(stop: Stop) -> ExitCode {
-    let (text, code) = match stop {
-        Stop::Help(place) => return printed(&help::text(&place, columns())),
-        Stop::Version => {
-            return printed(&format!("skep version {}\n", env!("CARGO_PKG_VERSION")));
-        }
+    let (text, code) = explain(&stop, columns());
+    if code == 0 {
+        return printed(&text);
+    }
+    match error_line(&text) {
+        Ok(()) => ExitCode::from(code),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// The text and the exit code; with code 0 the text is what was asked for.
+fn explain(stop: &Stop, columns: usize) -> (String, u8) {
+    match stop {
+        Stop::Help(place) => (help::text(place, columns), 0),
+        Stop::Version => (format!("skep version {}\n", env!("CARGO_PKG_VERSION")), 0),
         Stop::Flag(place, why, near) => {
-            let near = near.map(|near| format!("Did you mean {near}?\n")).unwrap_or_default();
-            (format!("{why}\n{near}See '{} --help'.", help::command(&place)), 125)
+            let near = near.as_ref().map(|near| format!("Did you mean {near}?\n"));
+            let near = near.unwrap_or_default();
+            (format!("{why}\n{near}See '{} --help'.", help::command(place)), 125)
         }
         Stop::Count(place, why) => {
-            let (command, usage) = (help::command(&place), help::usage(&place));
+            let (command, usage) = (help::command(place), help::usage(place));
             let what = place.info.description;
             (format!("{why}\nSee '{command} --help'.\n\n{usage}\n\n{what}"), 1)
         }
         Stop::Unknown(place, word, near) => {
-            let command = help::command(&place);
-            let near = near.map(|near| format!("Did you mean '{near}'?\n")).unwrap_or_default();
+            let command = help::command(place);
+            let near = near.as_ref().map(|near| format!("Did you mean '{near}'?\n"));
+            let near = near.unwrap_or_default();
             (format!("skep: unknown command: {command} {word}\n{near}See '{command} --help'."), 1)
         }
-    };
-    match error_line(&text) {
-        Ok(()) => ExitCode::from(code),
-        Err(_) => ExitCode::FAILURE,
     }
 }
 

@@ -6,6 +6,7 @@
 use std::io::{BufRead, BufReader, Read};
 
 use super::context::{Context, columns};
+use super::query::ellipsis;
 use super::error::{CliError, plain};
 use crate::base::units::human_size;
 use crate::model::engine::stream::ProgressMessage;
@@ -74,16 +75,18 @@ fn one(
         ctx.line(&format!("{}: {}", message.id, message.status))?;
         return ctx.flush();
     }
-    let text = format!("{}: {} {}", message.id, message.status, bar(message, columns()));
+    let columns = columns();
+    let text = format!("{}: {} {}", message.id, message.status, bar(message, columns));
+    let text = ellipsis(text.trim_end(), columns.max(2) - 1);
     let at = lines.iter().position(|(id, _)| *id == message.id).unwrap_or_else(|| {
         lines.push((message.id.clone(), String::new()));
         lines.len()
     });
     if at < lines.len() {
         let up = lines.len() - at;
-        ctx.print(&format!("\x1b[{up}A\x1b[2K\r{}\x1b[{up}B\r", text.trim_end()))?;
+        ctx.print(&format!("\x1b[{up}A\x1b[2K\r{text}\x1b[{up}B\r"))?;
     } else {
-        ctx.print(&format!("{}\n", text.trim_end()))?;
+        ctx.line(&text)?;
     }
     ctx.flush()
 }

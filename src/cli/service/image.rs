@@ -15,6 +15,10 @@ const OWN_IMAGE: &str = "skep/hello";
 pub fn pin(ctx: &mut Context, template: &mut TaskSpec, resolve: bool) -> Result<(), CliError> {
     let Some(container) = &mut template.container_spec else { return Ok(()) };
     container.image = with_tag(&container.image);
+    // Those of an earlier image say nothing about this one.
+    if let Some(placement) = &mut template.placement {
+        placement.platforms.clear();
+    }
     let name = container.image.split([':', '@']).next();
     if !resolve || name == Some(OWN_IMAGE) || container.image.is_empty() {
         return Ok(());

@@ -61,6 +61,8 @@ fn watch(ctx: &mut Context, id: &str, quiet: bool, signals: &SignalFd) -> Result
         match poll(&mut fds, PollTimeout::from(POLL_MILLIS)) {
             Ok(0) | Err(nix::errno::Errno::EINTR) => {}
             Ok(_) => {
+                // Taken, or it would end the process as soon as it is let through again.
+                signals.read_signal().map_err(|error| plain(format!("wait for signals: {error}")))?;
                 if !quiet {
                     ctx.line("Operation continuing in background.")?;
                     ctx.line(&format!("Use `skep service ps {id}` to check progress."))?;

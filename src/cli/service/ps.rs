@@ -1,5 +1,6 @@
 //! `service ps`.
 
+use super::path;
 use crate::cli::CliError;
 use crate::cli::args::service::Ps;
 use crate::cli::client::Client;
@@ -33,30 +34,12 @@ pub fn run(args: &Ps, ctx: &mut Context) -> Result<(), CliError> {
 
 /// Ids of the services that are there, and the names of those that are not.
 fn resolve(client: &Client, names: &[String]) -> Result<(Vec<String>, Vec<String>), CliError> {
-    let (mut by_id, mut by_name) = (Filters::default(), Filters::default());
-    for name in names {
-        by_id = by_id.with("id", name);
-        by_name = by_name.with("name", name);
-    }
-    let with_id: Vec<Service> = client.get(&by_id.on("/services")?)?;
-    let with_name: Vec<Service> = client.get(&by_name.on("/services")?)?;
     let (mut ids, mut missing) = (Vec::new(), Vec::new());
     for name in names {
-        let exact = with_id.iter().find(|service| service.id == *name);
-        let named = || with_name.iter().find(|service| service.spec.name == *name);
-        let begins: Vec<&Service> =
-            with_id.iter().filter(|service| service.id.starts_with(name.as_str())).collect();
-        match exact.or_else(named).or(begins.first().copied()) {
-            Some(service) if exact.is_none() && named().is_none() && begins.len() > 1 => {
-                let count = begins.len();
-                return Err(CliError::Plain(format!(
-                    "multiple services found with provided prefix: {name} ({count} matches, one is \
-                     {})",
-                    service.spec.name
-                )));
-            }
-            Some(service) => ids.push(service.id.clone()),
-            None => missing.push(name.clone()),
+        match client.get::<Service>(&path(name)) {
+            Ok(service) => ids.push(service.id),
+            Err(error) if error.is_not_found() => missing.push(name.clone()),
+            Err(error) => return Err(error),
         }
     }
     Ok((ids, missing))

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cli::query::short;
+use crate::cli::query::{ellipsis, short};
 use crate::model::engine::node::Node;
 use crate::model::engine::service::Service;
 use crate::model::engine::task::Task;
@@ -143,16 +143,16 @@ impl Watch {
         self.tasks.clear();
         let few = wanted.is_some_and(|wanted| wanted <= TASK_LINES_MAX);
         if seen.service.spec.mode.replicated.is_some() && few {
-            let by_slot: BTreeMap<u64, &&Task> =
-                slots.values().map(|task| (task.slot, task)).collect();
+            let by_slot: BTreeMap<u64, &Task> =
+                slots.values().map(|task| (task.slot, *task)).collect();
             let mut tasks = by_slot.into_values();
             for at in 1..=wanted.unwrap_or(0) {
                 let line = format!("{at}/{}", wanted.unwrap_or(0));
-                self.tasks.push(task_line(line, tasks.next()));
+                self.tasks.push(task_line(line, tasks.next(), seen));
             }
         } else if few {
             for (node, task) in &slots {
-                self.tasks.push(task_line(short(node), Some(task)));
+                self.tasks.push(task_line(short(node), Some(task), seen));
             }
         }
         (running, wanted)
@@ -178,6 +178,10 @@ impl Watch {
             }
         }
         lines.extend(self.verify.as_ref().map(|verify| format!("verify: {verify}")));
+        if terminal {
+            // A line that wraps could not be drawn over.
+            lines.iter_mut().for_each(|line| *line = ellipsis(line, columns.max(2) - 1));
+        }
         lines
     }
 }
@@ -210,19 +214,35 @@ fn rank(task: &Task) -> Option<usize> {
     STATES.iter().position(|state| *state == task.status.state)
 }
 
-fn task_line(name: String, task: Option<&&Task>) -> (String, String, Option<usize>) {
+/// A task's line. One that does not run yet shows why the one before it in its slot ended.
+fn task_line(
+    name: String,
+    task: Option<&Task>,
+    seen: &Seen,
+) -> (String, String, Option<usize>) {
     let Some(task) = task else { return (name, " ".to_owned(), None) };
-    if !task.status.err.is_empty() {
-        let mut text = task.status.err.replace('\n', " ");
+    let running = task.status.state == "running";
+    let error = if running { task.status.err.as_str() } else { latest_error(task, seen) };
+    if !error.is_empty() {
+        let mut text = error.replace('\n', " ");
         if text.chars().count() > ERROR_CHARS_MAX {
             text = text.chars().take(ERROR_CHARS_MAX - 3).collect::<String>() + "...";
         }
         return (name, text, None);
     }
-    match rank(task) {
-        Some(rank) => (name, task.status.state.clone(), Some(rank)),
-        None => (name, task.status.state.clone(), None),
+    (name, task.status.state.clone(), rank(task))
+}
+
+fn latest_error<'a>(task: &'a Task, seen: &'a Seen) -> &'a str {
+    if !task.status.err.is_empty() {
+        return &task.status.err;
     }
+    let same = |other: &&Task| {
+        let place = if task.slot == 0 { other.node_id == task.node_id } else { true };
+        other.slot == task.slot && place && !other.status.err.is_empty()
+    };
+    let before = seen.tasks.iter().filter(same);
+    before.max_by(|a, b| a.created_at.cmp(&b.created_at)).map_or("", |task| &task.status.err)
 }
 
 #[cfg(test)]

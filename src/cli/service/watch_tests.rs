@@ -66,6 +66,22 @@ fn errors_are_shown_and_cut() {
 }
 
 #[test]
+fn a_successor_shows_why_its_predecessor_ended() {
+    let mut seen = replicated(1, &["ready"]);
+    let mut before = Task { slot: 1, ..Task::default() };
+    "shutdown".clone_into(&mut before.desired_state);
+    "failed".clone_into(&mut before.status.state);
+    "task: non-zero exit (3)".clone_into(&mut before.status.err);
+    seen.tasks.push(before);
+    let mut watch = Watch::new();
+    watch.step(0, &seen);
+    assert_eq!(piped(&watch), "overall progress: 0 out of 1 tasks|1/1: task: non-zero exit (3)");
+    "running".clone_into(&mut seen.tasks[0].status.state);
+    watch.step(0, &seen);
+    assert!(piped(&watch).starts_with("overall progress: 1 out of 1 tasks|verify"));
+}
+
+#[test]
 fn bars_are_dockers() {
     let mut watch = Watch::new();
     watch.step(0, &replicated(3, &["running", "ready", "starting"]));
