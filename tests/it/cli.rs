@@ -70,6 +70,10 @@ fn bad_command_lines_are_told_as_docker_tells_them() {
             [rc=1]
         "#]],
     );
+}
+
+#[test]
+fn refusals_behind_the_flags_exit_with_1() {
     check(
         &["service", "lss"],
         &expect![[r#"

@@ -75,7 +75,7 @@ fn write(out: &mut String, service: &Service, now: u64) -> fmt::Result {
     for port in &service.endpoint.ports {
         let target = format!("  TargetPort = {}\n", port.target_port);
         write!(out, " PublishedPort = {}\n  Protocol = {}\n", port.published_port, port.protocol)?;
-        write!(out, "{target}  PublishMode = {} \n", port.publish_mode)?;
+        writeln!(out, "{target}  PublishMode = {} ", port.publish_mode)?;
     }
     writeln!(out)
 }

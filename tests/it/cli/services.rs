@@ -4,7 +4,7 @@ use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
-use expect_test::expect;
+use expect_test::{expect, expect_file};
 use serde_json::{Value, json};
 
 use super::mock::{Answer, Mock, shown};
@@ -184,101 +184,8 @@ fn create_sends_what_the_flags_say() {
         "x",
     ]);
     assert_eq!(text, format!("{ID}\n[stderr] careful\n[rc=0]\n"));
-    expect![[r#"
-        {
-          "EndpointSpec": {
-            "Mode": "vip",
-            "Ports": [
-              {
-                "Protocol": "tcp",
-                "PublishMode": "ingress",
-                "PublishedPort": 80,
-                "TargetPort": 80
-              }
-            ]
-          },
-          "Labels": {
-            "x": "y"
-          },
-          "Mode": {
-            "Replicated": {
-              "Replicas": 3
-            }
-          },
-          "Name": "web",
-          "TaskTemplate": {
-            "ContainerSpec": {
-              "Args": [
-                "-p",
-                "ls -l",
-                "--",
-                "x"
-              ],
-              "CapabilityAdd": [
-                "CAP_NET_ADMIN"
-              ],
-              "CapabilityDrop": [
-                "ALL"
-              ],
-              "Command": [
-                "sh",
-                "-c"
-              ],
-              "DNSConfig": {},
-              "Devices": [
-                {
-                  "CgroupPermissions": "rwm",
-                  "PathInContainer": "/dev/fb0",
-                  "PathOnHost": "/dev/fb0"
-                }
-              ],
-              "Env": [
-                "A=b",
-                "C=d"
-              ],
-              "Hosts": [
-                "10.0.0.1 h"
-              ],
-              "Image": "img:latest",
-              "Init": false,
-              "Mounts": [
-                {
-                  "ReadOnly": true,
-                  "Source": "/a",
-                  "Target": "/b",
-                  "Type": "bind"
-                }
-              ],
-              "TTY": true,
-              "Ulimits": [
-                {
-                  "Hard": 2,
-                  "Name": "nofile",
-                  "Soft": 1
-                }
-              ]
-            },
-            "ForceUpdate": 0,
-            "LogDriver": {
-              "Name": "json-file",
-              "Options": {
-                "max-size": "1m"
-              }
-            },
-            "Placement": {},
-            "Resources": {
-              "Limits": {
-                "MemoryBytes": 67108864,
-                "NanoCPUs": 500000000
-              },
-              "Reservations": {}
-            },
-            "RestartPolicy": {
-              "Delay": 1000000000
-            }
-          }
-        }"#]]
-    .assert_eq(&serde_json::to_string_pretty(&mock.sent("/services/create")).unwrap());
+    expect_file!["../../data/cli/create.json"]
+        .assert_eq(&(serde_json::to_string_pretty(&mock.sent("/services/create")).unwrap() + "\n"));
 }
 
 #[test]
