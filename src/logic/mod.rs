@@ -7,6 +7,8 @@
 
 pub mod allocator;
 pub mod codec;
+#[cfg(test)]
+mod fixture;
 pub mod manager;
 pub mod orchestrator;
 pub mod scheduler;

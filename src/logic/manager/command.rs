@@ -237,7 +237,7 @@ impl Manager {
         })
     }
 
-    fn view(&self) -> View {
+    pub(super) fn view(&self) -> View {
         let store = &self.committed;
         let state = |id| self.states.get(&id).copied().unwrap_or(NodeState::Unknown);
         View {

@@ -1,6 +1,7 @@
 //! What each worker is told: everything when it joins, then what changed.
 //!
-//! Only what is durable is told. Of a task only `desired` changes in its life, so that is what is
+//! Only what is durable is told, and only tasks that are placed: one of a global service names its
+//! node before that. Of a task only `desired` changes in its life, so that is what is
 //! remembered of what a worker knows.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,9 @@ impl Dispatch {
                 let Some(session) = task.node.and_then(|node| self.sessions.get_mut(&node)) else {
                     return;
                 };
+                if task.status.state < TaskState::Assigned {
+                    return;
+                }
                 if session.known.get(&task.id) != Some(&task.desired) {
                     session.changed.insert(task.id);
                 }
@@ -77,7 +81,9 @@ impl Dispatch {
             }
             let (mut tasks, mut removed) = (Vec::new(), Vec::new());
             if complete {
-                tasks.extend(store.tasks_of_node(*node).cloned());
+                let placed = store.tasks_of_node(*node);
+                let placed = placed.filter(|task| task.status.state >= TaskState::Assigned);
+                tasks.extend(placed.cloned());
             } else {
                 for id in changed {
                     match store.task(id) {

@@ -117,7 +117,7 @@ impl Manager {
             (index, term) = (entry.index, entry.term);
             grown_bytes += u64::try_from(entry.data.len()).unwrap_or(u64::MAX);
         }
-        let dirty = store.services().map(|service| service.id).collect();
+        let dirty = write::all_services(&store);
         Ok(Self {
             rng: Rng::from_entropy(config.seed),
             log: Log::new(index, term, recovered.term, grown_bytes),

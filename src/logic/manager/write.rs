@@ -1,10 +1,12 @@
 //! How the manager writes: entries proposed on the planned store, committed when they are durable,
 //! undone when the disk refuses.
 
+use std::collections::BTreeSet;
+
 use super::io::{CommandError, Output, Reply};
 use super::log::InFlight;
 use super::{Manager, REFUSED_WAIT_MAX, REFUSED_WAIT_MIN};
-use crate::base::id::RequestId;
+use crate::base::id::{RequestId, ServiceId};
 use crate::base::time::{Now, Span, Wall};
 use crate::logic::store::{ApplyResult, Effect, OWN_REQUEST, Store};
 use crate::model::entry::{Change, ENTRY_CHANGES_MAX, Entry, Precondition};
@@ -151,8 +153,8 @@ impl Manager {
     }
 }
 
-/// Every service that has an object or a task.
-fn all_services(store: &Store) -> std::collections::BTreeSet<crate::base::id::ServiceId> {
+/// Every service that has an object or a task: one may be gone while its tasks are still there.
+pub(super) fn all_services(store: &Store) -> BTreeSet<ServiceId> {
     let services = store.services().map(|service| service.id);
     services.chain(store.tasks().map(|task| task.service)).collect()
 }

@@ -236,13 +236,15 @@ impl<'a> Draft<'a> {
         self.tasks.insert(task.id, Some(task));
     }
 
-    /// Drops the tasks to be removed of which a worker holds nothing but perhaps a log.
+    /// Drops the tasks to be removed of which a worker holds nothing but perhaps a log, and those
+    /// that no worker was told of and that are not wanted any more.
     pub(super) fn finish_removed(&mut self, service: ServiceId) {
         for id in self.tasks_of(service) {
             let gone = self.task(id).is_some_and(|task| {
                 let ended = task.status.state.is_terminal() && task.addresses.is_empty();
                 let unknown = task.status.state < TaskState::Assigned;
-                task.desired == TaskState::Remove && (ended || unknown)
+                (task.desired == TaskState::Remove && ended)
+                    || (task.desired > TaskState::Running && unknown)
             });
             if gone {
                 self.remove(id);

@@ -16,6 +16,8 @@ mod update;
 
 use std::collections::BTreeMap;
 
+#[cfg(test)]
+pub(crate) use self::draft::status;
 pub use self::draft::{Draft, SlotKey};
 pub use self::restart::{BACKOFF_MAX, STABLE_AFTER};
 

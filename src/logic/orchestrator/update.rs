@@ -68,19 +68,12 @@ pub(super) fn advance(draft: &mut Draft<'_>, update: &mut Option<Update>, wake: 
             // What is left over of a finished update waits for the next one.
             return;
         }
+        *update = Some(Update::new(draft, outdated.len()));
         if !under_way {
             set_status(draft, UpdateState::Updating, "update in progress".to_owned());
         }
     }
-    let under_way = update.get_or_insert_with(|| Update {
-        spec_version: draft.service().spec_version,
-        total: u64::try_from(outdated.len()).unwrap_or(u64::MAX),
-        active: BTreeMap::new(),
-        taken: BTreeSet::new(),
-        made: BTreeMap::new(),
-        failed: BTreeSet::new(),
-        last_done: draft.now.mono,
-    });
+    let Some(under_way) = update else { return };
     if let Some(task) = under_way.watch(draft, config) {
         *update = None;
         let gone_back = fail(draft, config, back, task);
@@ -108,6 +101,37 @@ pub(super) fn advance(draft: &mut Draft<'_>, update: &mut Option<Update>, wake: 
 }
 
 impl Update {
+    /// One that begins, or that another manager began: then the slots whose new task does not run
+    /// yet are under way.
+    fn new(draft: &Draft<'_>, outdated: usize) -> Self {
+        let mut update = Self {
+            spec_version: draft.service().spec_version,
+            total: 0,
+            active: BTreeMap::new(),
+            taken: BTreeSet::new(),
+            made: BTreeMap::new(),
+            failed: BTreeSet::new(),
+            last_done: draft.now.mono,
+        };
+        let service = draft.service();
+        let begun = |task: &&Task| {
+            task.desired <= TaskState::Running
+                && task.status.state < TaskState::Running
+                && !task.is_outdated(service)
+        };
+        for (key, ids) in draft.slots() {
+            let mut tasks = ids.iter().filter_map(|id| draft.task(*id));
+            let replaces = ids.len() > 1;
+            if let Some(task) = tasks.find(begun).filter(|_| replaces && is_under_way(draft)) {
+                update.made.insert(task.id, None);
+                update.active.insert(key, Active { task: task.id, done: None });
+                update.taken.insert(key);
+            }
+        }
+        update.total = u64::try_from(outdated.max(1) + update.active.len()).unwrap_or(u64::MAX);
+        update
+    }
+
     /// Notes what became of the tasks it made; names one when too many failed.
     fn watch(&mut self, draft: &Draft<'_>, config: UpdateConfig) -> Option<TaskId> {
         let now = draft.now.mono;
@@ -241,6 +265,17 @@ fn outdated(draft: &Draft<'_>) -> BTreeMap<SlotKey, Vec<TaskId>> {
         }
     });
     slots
+}
+
+fn is_under_way(draft: &Draft<'_>) -> bool {
+    let status = draft.service().update_status.as_ref();
+    status.is_some_and(|status| match status.state {
+        UpdateState::Updating | UpdateState::RollbackStarted => true,
+        UpdateState::Paused
+        | UpdateState::Completed
+        | UpdateState::RollbackPaused
+        | UpdateState::RollbackCompleted => false,
+    })
 }
 
 fn config(draft: &Draft<'_>, back: bool) -> UpdateConfig {

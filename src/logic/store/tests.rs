@@ -1,1 +1,206 @@
-//! The store against a plain model, and apply case by case.
+//! The store against a plain model, and `apply` case by case.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use super::{ApplyResult, OWN_REQUEST, REQUESTS_KEPT_MAX, Store};
+use crate::base::id::{NetworkId, NodeId, RequestId, ServiceId, TaskId};
+use crate::base::time::Wall;
+use crate::logic::codec;
+use crate::logic::fixture;
+use crate::model::entry::{Change, Entry, Precondition};
+use crate::model::object::{Object, ObjectId};
+use crate::model::task::{Address, Task};
+
+fn entry(request: u128, preconditions: Vec<Precondition>, changes: Vec<Change>) -> Entry {
+    Entry { request: RequestId::new(request), time: Wall(5), preconditions, changes }
+}
+
+fn put_service(id: u128, name: &str) -> Change {
+    Change::Put(Object::Service(Box::new(fixture::service(id, name))))
+}
+
+fn put_task(task: Task) -> Change {
+    Change::Put(Object::Task(Box::new(task)))
+}
+
+#[test]
+fn an_entry_is_applied_whole_or_not_at_all() {
+    let mut store = Store::default();
+    let id = ObjectId::Service(ServiceId::new(1));
+    let absent = vec![Precondition::Absent(id)];
+    let made = store.apply(1, &entry(1, absent.clone(), vec![put_service(1, "web")]));
+    assert_eq!(made.result, ApplyResult::Created(ServiceId::new(1)));
+    assert_eq!(store.version(id), Some(1));
+
+    let stale = vec![Precondition::Version(id, 1), absent[0]];
+    let nothing = store.apply(2, &entry(2, stale, vec![put_service(2, "db")]));
+    assert_eq!(nothing.result, ApplyResult::Stale);
+    assert!(nothing.effects.is_empty());
+    assert_eq!((store.index(), store.services().count()), (2, 1));
+
+    let current = vec![Precondition::Version(id, 1)];
+    let done =
+        store.apply(3, &entry(3, current, vec![put_service(1, "web"), put_service(2, "db")]));
+    assert_eq!(done.result, ApplyResult::Done);
+    assert_eq!(store.version(id), Some(3), "the index becomes the version");
+}
+
+#[test]
+fn a_retried_request_gets_its_first_answer_and_changes_nothing() {
+    let mut store = Store::default();
+    let create = entry(9, Vec::new(), vec![put_service(1, "web")]);
+    store.apply(1, &create);
+    store.apply(
+        2,
+        &entry(10, Vec::new(), vec![Change::Remove(ObjectId::Service(ServiceId::new(1)))]),
+    );
+    let again = store.apply(3, &create);
+    assert_eq!(again.result, ApplyResult::Created(ServiceId::new(1)));
+    assert_eq!(store.services().count(), 0);
+}
+
+#[test]
+fn the_oldest_answers_are_forgotten_and_own_work_is_not_kept() {
+    let mut store = Store::default();
+    let kept = u64::try_from(REQUESTS_KEPT_MAX).unwrap();
+    for index in 1..=kept + 1 {
+        store.apply(index, &entry(u128::from(index), Vec::new(), Vec::new()));
+    }
+    assert_eq!(store.answer(RequestId::new(1)), None);
+    assert_eq!(store.answer(RequestId::new(2)), Some(ApplyResult::Done));
+    let own = Entry { request: OWN_REQUEST, ..entry(0, Vec::new(), Vec::new()) };
+    store.apply(kept + 2, &own);
+    assert_eq!(store.answer(OWN_REQUEST), None);
+    assert_eq!(store.answer(RequestId::new(2)), Some(ApplyResult::Done));
+}
+
+#[test]
+fn a_snapshot_that_is_damaged_is_refused() {
+    let mut store = Store::default();
+    store.apply(1, &entry(1, Vec::new(), vec![put_service(1, "web")]));
+    let bytes = store.snapshot().unwrap();
+    assert_eq!(Store::restore(&bytes).unwrap().hash(), store.hash());
+    for cut in 0..bytes.len() {
+        assert!(Store::restore(&bytes[..cut]).is_err(), "{cut}");
+    }
+}
+
+/// A few ids, so that writes meet each other.
+fn change() -> impl Strategy<Value = Change> {
+    let task = (1..6u128, 1..4u128, 0..3u128, 0..8u8).prop_map(|(id, service, node, address)| {
+        let mut task = fixture::task(id, service);
+        task.node = (node > 0).then(|| NodeId::new(node));
+        if address > 0 {
+            let address = Ipv4Addr::new(10, 0, 0, address);
+            task.addresses.push(Address { network: NetworkId::new(1), address });
+        }
+        put_task(task)
+    });
+    prop_oneof![
+        task,
+        (1..4u128, 0..3u8).prop_map(|(id, name)| put_service(id, &format!("s{id}-{name}"))),
+        (1..6u128).prop_map(|id| Change::Remove(ObjectId::Task(TaskId::new(id)))),
+        (1..4u128).prop_map(|id| Change::Remove(ObjectId::Service(ServiceId::new(id)))),
+    ]
+}
+
+fn precondition() -> impl Strategy<Value = Precondition> {
+    let id = (1..6u128).prop_map(|id| ObjectId::Task(TaskId::new(id)));
+    prop_oneof![
+        id.clone().prop_map(Precondition::Absent),
+        (id, 0..20u64).prop_map(|(id, version)| Precondition::Version(id, version)),
+    ]
+}
+
+/// What the store should hold: objects by id with the index that wrote them.
+type Model = BTreeMap<ObjectId, (u64, Object)>;
+
+fn apply_to_model(model: &mut Model, index: u64, entry: &Entry) {
+    let holds = |precondition: &Precondition| match precondition {
+        Precondition::Absent(id) => !model.contains_key(id),
+        Precondition::Version(id, version) => model.get(id).is_some_and(|(at, _)| at == version),
+    };
+    if !entry.preconditions.iter().all(holds) {
+        return;
+    }
+    for change in &entry.changes {
+        match change {
+            Change::Put(object) => {
+                model.insert(object.id(), (index, object.clone()));
+            }
+            Change::Remove(id) => {
+                model.remove(id);
+            }
+        }
+    }
+}
+
+/// The tables, and the indexes as a walk over the tables would find them.
+fn check(store: &Store, model: &Model) {
+    let tasks: BTreeMap<TaskId, &Task> = model
+        .values()
+        .filter_map(|(_, object)| match object {
+            Object::Task(task) => Some((task.id, task.as_ref())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(store.tasks_len(), tasks.len());
+    assert_eq!(store.services().count(), model.len() - tasks.len());
+    for (id, (version, _)) in model {
+        assert_eq!(store.version(*id), Some(*version));
+    }
+    for owner in 1..4 {
+        let service = ServiceId::new(owner);
+        let found: Vec<TaskId> = store.tasks_of_service(service).map(|task| task.id).collect();
+        let of = |task: &&&Task| task.service == service;
+        assert_eq!(found, tasks.values().filter(of).map(|task| task.id).collect::<Vec<_>>());
+        let node = NodeId::new(owner);
+        let found: Vec<TaskId> = store.tasks_of_node(node).map(|task| task.id).collect();
+        let on = |task: &&&Task| task.node == Some(node);
+        assert_eq!(found, tasks.values().filter(on).map(|task| task.id).collect::<Vec<_>>());
+    }
+    for service in store.services() {
+        let named = store.service_named(&service.spec.name);
+        assert_eq!(named.map(|it| it.id), Some(service.id));
+    }
+    for host in 1..8 {
+        let address = Ipv4Addr::new(10, 0, 0, host);
+        let holder = store.lease(NetworkId::new(1), address);
+        let holds = |task: &&&Task| task.addresses.iter().any(|lease| lease.address == address);
+        let holders: Vec<TaskId> = tasks.values().filter(holds).map(|task| task.id).collect();
+        assert!(holder.is_none_or(|id| holders.contains(&id)), "{address} {holder:?}");
+        assert!(holders.len() != 1 || holder == Some(holders[0]) || holder.is_none());
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_store_is_the_model_and_follows_itself(
+        entries in proptest::collection::vec(
+            (
+                proptest::collection::vec(precondition(), 0..2),
+                proptest::collection::vec(change(), 0..5),
+            ),
+            0..20,
+        )
+    ) {
+        let (mut store, mut follower, mut model) =
+            (Store::default(), Store::default(), Model::new());
+        for (index, (preconditions, changes)) in (1..).zip(entries) {
+            let entry = entry(u128::from(index) + 100, preconditions, changes);
+            let bytes = codec::encode_entry(&entry).unwrap();
+            prop_assert_eq!(&codec::decode_entry(&bytes).unwrap(), &entry);
+            let applied = store.apply(index, &entry);
+            follower.install(index, &entry, &applied);
+            apply_to_model(&mut model, index, &entry);
+            check(&store, &model);
+            check(&follower, &model);
+            prop_assert_eq!(store.hash(), follower.hash());
+            let restored = Store::restore(&store.snapshot().unwrap()).unwrap();
+            prop_assert_eq!(restored.hash(), store.hash());
+        }
+    }
+}

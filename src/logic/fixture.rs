@@ -1,0 +1,71 @@
+//! Objects for the tests of this tree.
+
+use std::collections::BTreeMap;
+
+use crate::base::id::{ServiceId, TaskId};
+use crate::base::time::Wall;
+use crate::logic::orchestrator::status;
+use crate::model::name::Name;
+use crate::model::object::Meta;
+use crate::model::service::{
+    ContainerSpec, EndpointSpec, Labels, Mode, Placement, Port, Protocol, PublishMode, Resources,
+    RestartPolicy, Service, ServiceSpec, TaskSpec,
+};
+use crate::model::task::{Task, TaskState};
+
+pub(crate) fn spec(name: &str, image: &str, replicas: u64) -> ServiceSpec {
+    ServiceSpec {
+        name: Name::new(name).unwrap(),
+        labels: Labels::new(),
+        task: TaskSpec {
+            container: ContainerSpec { image: image.to_owned(), ..ContainerSpec::default() },
+            resources: Resources::default(),
+            restart: RestartPolicy::default(),
+            placement: Placement::default(),
+            log: None,
+            networks: Vec::new(),
+            force_update: 0,
+        },
+        mode: Mode::Replicated { replicas },
+        update: None,
+        rollback: None,
+        endpoint: EndpointSpec::default(),
+    }
+}
+
+pub(crate) fn port(published: u16, mode: PublishMode) -> Port {
+    let (name, protocol) = (String::new(), Protocol::Tcp);
+    Port { name, protocol, target: 80, published, mode, host_ip: None }
+}
+
+pub(crate) fn service(id: u128, name: &str) -> Service {
+    Service {
+        id: ServiceId::new(id),
+        meta: Meta::default(),
+        spec: spec(name, "image", 1),
+        previous_spec: None,
+        spec_version: 1,
+        ports: Vec::new(),
+        update_status: None,
+    }
+}
+
+pub(crate) fn task(id: u128, service: u128) -> Task {
+    Task {
+        id: TaskId::new(id),
+        meta: Meta::default(),
+        service: ServiceId::new(service),
+        service_name: Name::new("web").unwrap(),
+        slot: 1,
+        node: None,
+        spec: spec("web", "image", 1).task,
+        spec_version: 1,
+        service_labels: BTreeMap::new(),
+        ports: Vec::new(),
+        addresses: Vec::new(),
+        desired: TaskState::Running,
+        status: status(TaskState::New, Wall(0), "created"),
+        job_iteration: 0,
+        not_before: None,
+    }
+}
