@@ -47,6 +47,9 @@ pub(super) struct Port {
     pub(super) bytes_out: u64,
     pub(super) dial_failures: u64,
     pub(super) unserved: u64,
+    /// Clients to accept at once, and the turn in which that was last done.
+    pub(super) burst: usize,
+    pub(super) last_turn: u64,
 }
 
 /// What an event belongs to, packed into the 64 bits that the kernel gives back.
@@ -82,6 +85,8 @@ pub(super) struct Engine {
     pub(super) version: u64,
     /// Microseconds since the start, read once per turn.
     pub(super) now: u64,
+    /// Counts the turns.
+    pub(super) turn: u64,
     /// No new connections: end with the last one.
     pub(super) draining: bool,
     /// End at the end of this turn.
@@ -119,6 +124,7 @@ impl Engine {
             table: RouteTable::new(),
             version: 0,
             now: 0,
+            turn: 0,
             draining: false,
             over: false,
             pause: Pause::No,
@@ -137,6 +143,7 @@ impl Engine {
                 Err(Errno::EINTR) => 0,
                 Err(errno) => return Err(errno),
             };
+            self.turn += 1;
             self.now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
             for event in &events[..count] {
                 self.dispatch(Tag::from(event.data()), event.events());
@@ -276,6 +283,8 @@ impl Engine {
             bytes_out: 0,
             dial_failures: 0,
             unserved: 0,
+            burst: 1,
+            last_turn: 0,
         });
         self.by_key.insert(key, port);
         if opened {

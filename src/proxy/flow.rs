@@ -90,7 +90,8 @@ impl Linked for Flow {
 impl Engine {
     /// Takes waiting clients and dials for each of them.
     pub(super) fn accept_clients(&mut self, port: Key) {
-        for _ in 0..ACCEPTS_MAX {
+        let Some(burst) = self.ports.get(port).map(|port| port.burst) else { return };
+        for count in 0..burst {
             if self.flows.len() >= self.limits.flows {
                 self.pause(None);
                 return;
@@ -100,15 +101,40 @@ impl Engine {
             };
             match socket::accept(listener.as_fd()) {
                 Ok(client) => self.begin(port, client),
-                Err(Errno::EAGAIN) => return,
+                Err(Errno::EAGAIN) => {
+                    self.set_burst(port, count);
+                    return;
+                }
                 Err(errno) if is_shortage(errno) => {
                     self.pause(Some(self.now + PAUSE_US));
                     return;
                 }
                 // The client has gone already, or a signal came.
-                Err(_) => {}
+                Err(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO) => {}
+                Err(errno) => {
+                    log::warn!("clients cannot be accepted: {errno}");
+                    self.pause(Some(self.now + PAUSE_US));
+                    return;
+                }
             }
         }
+        let next = if self.crowded(port) { burst * 2 } else { burst };
+        self.set_burst(port, next);
+    }
+
+    /// How many clients to expect next time: asking once more, to hear that there are no more, is
+    /// worth its call only when they come in crowds.
+    fn set_burst(&mut self, port: Key, count: usize) {
+        if let Some(port) = self.ports.get_mut(port) {
+            port.burst = count.clamp(1, ACCEPTS_MAX);
+        }
+    }
+
+    /// Whether the listener's last turn was the one before this one.
+    fn crowded(&mut self, port: Key) -> bool {
+        let turn = self.turn;
+        let last = self.ports.get_mut(port).map(|port| std::mem::replace(&mut port.last_turn, turn));
+        last.is_some_and(|last| last + 1 == turn)
     }
 
     fn begin(&mut self, port: Key, client: OwnedFd) {
@@ -175,6 +201,14 @@ impl Engine {
                 Err(errno) if is_shortage(errno) => {
                     self.wait_for_room(key);
                     return;
+                }
+                // No free port of this host towards that task: not its fault.
+                Err(Errno::EADDRNOTAVAIL) => {
+                    flow.tried.push(place);
+                    if let Some(port) = self.ports.get_mut(flow.port) {
+                        port.dial_failures += 1;
+                        port.balance.ended(place);
+                    }
                 }
                 Err(_) => self.note_failed_dial(key),
             }
