@@ -3,6 +3,8 @@
 use std::io::ErrorKind;
 use std::net::Shutdown;
 
+use skep::base::rng::Rng;
+
 use super::*;
 
 /// Bytes whose loss, doubling or swapping shows.
@@ -305,14 +307,75 @@ fn a_few_descriptors_are_enough_to_go_on() {
             .arg(format!("--nofile={room}:{room}"))
             .status();
         assert!(done.unwrap().success());
-        let mut open: Vec<TcpStream> = (0..8).map(|_| connect("127.0.0.1:80")).collect();
+        let open: Vec<TcpStream> = (0..8).map(|_| connect("127.0.0.1:80")).collect();
         eventually("it pauses", || world.plane().stats().unwrap().totals.pauses > 0);
         let mut served = 0;
-        while let Some(mut stream) = open.pop() {
+        for mut stream in open {
             // Some found no descriptor for their task and were reset; none hangs.
             served += u32::from(read_name(&mut stream, 3).is_ok());
         }
         assert!(served > 0);
         assert_eq!(name_at("127.0.0.1:80").unwrap(), "one");
+    });
+}
+
+/// Writes `body` in pieces of all sizes.
+fn write_in_pieces(stream: &mut TcpStream, body: &[u8], rng: &mut Rng) -> std::io::Result<()> {
+    let mut rest = body;
+    while !rest.is_empty() {
+        let most = [10, 1_500, 40_000, 300_000][usize::try_from(rng.below(4)).unwrap()];
+        let length = usize::try_from(rng.below(most) + 1).unwrap().min(rest.len());
+        stream.write_all(&rest[..length])?;
+        rest = &rest[length..];
+    }
+    stream.shutdown(Shutdown::Write)
+}
+
+#[test]
+fn many_clients_that_behave_at_random_get_their_own_bytes_back() {
+    const CLIENTS: u64 = 60;
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    in_namespace(move || {
+        let mut world = World::new();
+        let echo = task("127.0.0.1:0", |mut stream| {
+            let mut buffer = vec![0; 50_000];
+            while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                if stream.write_all(&buffer[..n]).is_err() {
+                    return;
+                }
+            }
+        });
+        world.routes(&[(tcp(80), &[echo])]);
+        let client = |number| {
+            std::thread::spawn(move || {
+                let mut rng = Rng::new(seed + number);
+                let length = [1, 5_000, 70_000, 900_000][usize::try_from(rng.below(4)).unwrap()];
+                let body = pattern(usize::try_from(rng.below(length)).unwrap());
+                let mut stream = connect("127.0.0.1:80");
+                if rng.one_in(5) {
+                    // Half of it, then gone.
+                    drop(stream.write_all(&body[..body.len() / 2]));
+                    reset(stream);
+                    return;
+                }
+                let mut writer = stream.try_clone().unwrap();
+                let copy = body.clone();
+                let writing = std::thread::spawn(move || {
+                    write_in_pieces(&mut writer, &copy, &mut rng).unwrap();
+                });
+                let mut got = Vec::new();
+                stream.read_to_end(&mut got).unwrap();
+                writing.join().unwrap();
+                assert!(got == body, "{} bytes became {}", body.len(), got.len());
+            })
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(client).collect();
+        for client in clients {
+            client.join().expect("a client saw an error");
+        }
+        eventually("no flow is left", || world.plane().stats().unwrap().totals.flows == 0);
+        let routes = world.plane().stats().unwrap().routes;
+        assert_eq!((routes[0].total, routes[0].active, routes[0].unserved), (CLIENTS, 0, 0));
     });
 }

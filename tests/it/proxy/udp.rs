@@ -108,3 +108,27 @@ fn at_the_limit_the_least_recently_used_client_is_forgotten() {
         assert_eq!(descriptors(world.pid()), before + 3);
     });
 }
+
+#[test]
+fn an_answer_that_comes_after_a_takeover_still_arrives() {
+    in_namespace(|| {
+        let mut world = World::new();
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        server.set_read_timeout(Some(DEADLINE)).unwrap();
+        world.routes(&[(udp(53), &[server.local_addr().unwrap()])]);
+        let asker = client("127.0.0.1:0");
+        asker.send_to(b"first", "127.0.0.1:53").unwrap();
+        let mut buffer = [0; 16];
+        let (_, old) = server.recv_from(&mut buffer).unwrap();
+        world.plane = Some(Dataplane::connect_or_spawn(world.config("build-2")).unwrap());
+        asker.send_to(b"second", "127.0.0.1:53").unwrap();
+        let (n, new) = server.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..n], b"second");
+        assert_ne!(old, new, "the new proxy has a session of its own");
+        for from in [old, new] {
+            server.send_to(b"answer", from).unwrap();
+            let (n, via) = asker.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..n], via), (&b"answer"[..], addr("127.0.0.1:53")));
+        }
+    });
+}
