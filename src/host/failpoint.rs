@@ -36,13 +36,17 @@ macro_rules! points {
 }
 
 points! {
+    NetPinFile = "net.pin_file",
     NetPinned = "net.pinned",
     NetLinked = "net.linked",
     NetInside = "net.inside",
     NetOutside = "net.outside",
     NetRouted = "net.routed",
+    NetGuarded = "net.guarded",
     NetLetThrough = "net.let_through",
+    NetShutOut = "net.shut_out",
     NetUnlinked = "net.unlinked",
+    NetUnmounted = "net.unmounted",
     NetUnpinned = "net.unpinned",
     ImageUnpacked = "image.unpacked",
     ImageSynced = "image.synced",

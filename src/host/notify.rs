@@ -41,8 +41,13 @@ fn tell(message: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else {
         return;
     };
-    if let Err(error) = send(&socket, message) {
-        log::warn!("cannot tell the service manager {:?}: {error}", message.trim());
+    match send(&socket, message) {
+        Ok(()) => {}
+        // `skep init` listens only until the daemon is ready.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        Err(error) => {
+            log::warn!("cannot tell the service manager {:?}: {error}", message.trim());
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -380,6 +381,17 @@ fn a_flushed_table_comes_back() {
         assert!(inside(&b.netns, || dial(address(1, 2), 80)).is_some());
         sh("nft flush ruleset");
         net.remove_task(task_id(3)).unwrap();
+        // From here on it is kept without a call.
+        let net = Arc::new(net);
+        net.keep_table().unwrap();
+        assert!(net.repair_table().unwrap());
+        for _ in 0..3 {
+            sh("nft flush ruleset");
+            let until = Instant::now() + Duration::from_secs(20);
+            while !sh("nft list ruleset").contains("10.210.1.2") {
+                assert!(Instant::now() < until, "the table does not come back");
+            }
+        }
     });
 }
 

@@ -83,6 +83,9 @@ pub enum NetError {
         /// What is wrong.
         detail: String,
     },
+    /// No thread that keeps the table.
+    #[error("cannot start the thread that keeps the packet rules")]
+    Watch(#[source] io::Error),
     /// No helper thread.
     #[error("cannot start a thread for the namespace of task {task}")]
     Thread {

@@ -333,6 +333,7 @@ impl Net {
     /// Deletes a link of ours and what the table holds for it.
     fn delete(&self, socket: &mut Socket, link: &Link) -> Result<()> {
         let ruled = self.shut_out(socket, link);
+        failpoint::hit(Point::NetShutOut);
         let deleted = socket.delete_link(&link.name).map_err(NetError::Host);
         ruled.and(deleted.map(|_| ()))
     }

@@ -13,6 +13,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{FsType, fstatfs};
 
+use crate::host::failpoint::{self, Point};
+
 /// File system type of a namespace's file (`linux/magic.h` `NSFS_MAGIC`).
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 
@@ -55,6 +57,7 @@ pub(super) fn unpin(path: &Path) -> Result<bool, NetnsError> {
             Err(error) => return Err(failed("unmount the network namespace", path, error)),
         }
     }
+    failpoint::hit(Point::NetUnmounted);
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -80,6 +83,7 @@ fn create(path: &Path) -> Result<(), NetnsError> {
         .mode(0o600)
         .open(path)
         .map_err(|e| failed("create the pin", path, e))?;
+    failpoint::hit(Point::NetPinFile);
     unshare(CloneFlags::CLONE_NEWNET)
         .map_err(|e| failed("make the network namespace for", path, e))?;
     let own = Path::new("/proc/thread-self/ns/net");

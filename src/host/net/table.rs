@@ -3,13 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
+use std::thread;
 
 use super::nft::NftError;
 use super::ruleset::{Elements, NetState, render, render_add, render_remove};
 use super::{NetError, Net, ROUTE_PROTOCOL, Result, TaskNet};
 use crate::base::id::TaskId;
-use crate::host::netlink::{Link, Route, RouteKind, Socket};
+use crate::host::failpoint::{self, Point};
+use crate::host::netlink::{Link, NftEvents, Route, RouteKind, Socket};
 use crate::model::network::Subnet;
 
 impl Net {
@@ -23,6 +25,7 @@ impl Net {
             let guard = self.guard(address.subnet);
             socket.add_route(&guard).map_err(|source| NetError::Task { task: task.task, source })?;
         }
+        failpoint::hit(Point::NetGuarded);
         let elements = Elements {
             sources: task.addresses.iter().map(|a| (link.to_owned(), a.address)).collect(),
             networks: task.addresses.iter().map(|a| a.subnet).collect(),
@@ -34,6 +37,34 @@ impl Net {
             }
             done => done.map_err(NetError::Nft),
         }
+    }
+
+    /// Starts a thread that puts the table back whenever another program flushes it, as a restart of
+    /// nftables.service does: until then tasks would be neither kept apart nor masked. The thread
+    /// ends with the process.
+    ///
+    /// # Errors
+    /// When the kernel gives no socket, or no thread.
+    pub fn keep_table(self: &Arc<Self>) -> Result<()> {
+        let events = NftEvents::open().map_err(NetError::Host)?;
+        let net = Arc::clone(self);
+        let keep = move || loop {
+            let repaired = events
+                .wait_removed(&net.names.table)
+                .map_err(NetError::Host)
+                .and_then(|()| net.repair_table());
+            match repaired {
+                Ok(true) => log::warn!("another program has removed the nft table; it is back"),
+                Ok(false) => {}
+                Err(NetError::Host(error)) => {
+                    log::error!("nobody watches the nft table any more: {error}");
+                    return;
+                }
+                Err(error) => log::error!("the nft table is gone and cannot be made: {error}"),
+            }
+        };
+        let thread = thread::Builder::new().name("nft".to_owned()).spawn(keep);
+        thread.map(|_| ()).map_err(NetError::Watch)
     }
 
     /// Takes a link's sources out of the table, and the networks that no other link is on.

@@ -5,6 +5,7 @@
 //! thread at a time; opening one costs a few microseconds, so nobody shares.
 
 mod link;
+mod nft_events;
 mod route;
 
 use std::io;
@@ -20,6 +21,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
 pub use link::{Link, Mac, VethPair};
+pub use nft_events::NftEvents;
 pub use route::{Route, RouteKind};
 
 /// The kernel answers a request at once; a socket that stays silent this long is broken.
@@ -36,6 +38,9 @@ const CAPPED_HEADER_LEN: usize = 16;
 
 /// `NLMSGERR_ATTR_MSG`: the explanation as text.
 const EXPLANATION_ATTR: u16 = 1;
+
+/// The upper bits of an attribute's kind are flags (`NLA_TYPE_MASK`).
+const ATTR_KIND_MASK: u16 = 0x3fff;
 
 /// What may go wrong between us and the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -258,18 +263,22 @@ fn refused(doing: &str, error: &ErrorMessage) -> NetlinkError {
 
 /// The kernel's words behind the header of the refused request.
 fn explanation(tail: &[u8]) -> Option<String> {
-    let mut attrs = tail.get(CAPPED_HEADER_LEN..)?;
-    while let Some(head) = attrs.first_chunk::<4>() {
+    let (_, value) = attributes(tail.get(CAPPED_HEADER_LEN..)?)
+        .find(|(kind, _)| *kind == EXPLANATION_ATTR)?;
+    let text = value.split(|byte| *byte == 0).next()?;
+    Some(String::from_utf8_lossy(text).into_owned())
+}
+
+/// Kind and value of each attribute; ends at the first that is cut short.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let head = bytes.first_chunk::<4>()?;
         let len = usize::from(u16::from_ne_bytes([head[0], head[1]]));
-        let kind = u16::from_ne_bytes([head[2], head[3]]);
-        let value = attrs.get(4..len)?;
-        if kind == EXPLANATION_ATTR {
-            let text = value.split(|byte| *byte == 0).next()?;
-            return Some(String::from_utf8_lossy(text).into_owned());
-        }
-        attrs = attrs.get(len.next_multiple_of(4)..)?;
-    }
-    None
+        let kind = u16::from_ne_bytes([head[2], head[3]]) & ATTR_KIND_MASK;
+        let value = bytes.get(4..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
 }
 
 #[cfg(test)]

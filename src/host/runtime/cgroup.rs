@@ -125,12 +125,13 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Removes one's own parent where it is empty.
+    /// Removes one's own parent where it is empty, and what is above it that is not systemd's.
     pub fn remove_parent(&self) {
         for (root, _) in &self.hierarchies {
             let mut path = self.parent.as_str();
             while let Some((above, _)) = path.rsplit_once('/')
                 && !path.is_empty()
+                && !path.ends_with(".service")
                 && fs::remove_dir(root.join(path.trim_start_matches('/'))).is_ok()
             {
                 path = above;
