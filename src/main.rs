@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use skep::base::chain;
 use skep::cli::{self, Hooks, StartOptions};
 use skep::daemon::handle::Handle;
 use skep::daemon::{Fatal, StopApi};
+use skep::host::start::{self, DaemonOptions};
 
 fn main() -> ExitCode {
     // Before anything else: these two come up once for each container.
@@ -36,8 +38,16 @@ fn run_daemon(args: Vec<String>) -> ExitCode {
     skep::daemon::run(&args, start_api)
 }
 
-fn start_daemon(_options: &StartOptions) -> Result<(), String> {
-    Err("this build has no daemon yet".to_owned())
+fn start_daemon(options: &StartOptions) -> Result<(), String> {
+    let exe = std::env::current_exe()
+        .map_err(|err| format!("cannot tell which program this is: {err}"))?;
+    let options = DaemonOptions {
+        exe,
+        host: options.host.clone(),
+        data_root: options.data_root.clone(),
+        exec_root: options.exec_root.clone(),
+    };
+    start::start_daemon(&options).map_err(|err| chain::text(&err))
 }
 
 fn start_api(handle: Handle, socket: &Path, internal: &Path) -> Result<StopApi, Fatal> {

@@ -10,10 +10,10 @@
 mod api;
 mod cli;
 mod disk;
-
 mod images;
-
 mod net;
+mod node;
 mod proxy;
-
 mod runtime;
+mod service;
+mod survival;
