@@ -1,4 +1,5 @@
-//! A TCP connection from a client to a task: accept, dial, pass on, end.
+//! A TCP connection from a client to a task: passing on and ending. How it begins is in
+//! [`crate::proxy::dial`].
 //!
 //! A flow is `Dialing` (nothing of the client has been read, so that any task can still take it),
 //! then `Open`, and `Resetting` when one side failed and the other has not yet taken what came
@@ -11,63 +12,42 @@ use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::proxy::balance::{Picked, Place};
+use crate::proxy::balance::Place;
 use crate::proxy::engine::{Engine, Tag};
 use crate::proxy::pump::{Half, Step};
 use crate::proxy::slab::{Key, Linked, Links};
 use crate::proxy::socket;
-
-/// A task that has not answered a dial after this is given up for the next one.
-const DIAL_US: u64 = 1_000_000;
-
-/// The last one to try gets longer: the kernel repeats a lost request after 1, 3 and 7 seconds.
-const DIAL_LAST_US: u64 = 10_000_000;
-
-/// Tasks that one client is offered to before it is reset.
-const DIALS_MAX: usize = 16;
 
 /// How often a flow that was reset looks whether the other side has taken what came before, and
 /// how often at most.
 const RESET_LOOK_US: u64 = 20_000;
 const RESET_LOOKS_MAX: u8 = 50;
 
-/// How often a client waits for a second because this host is short of descriptors or memory.
-const ROOM_LOOKS_MAX: u8 = 10;
-
-/// The task's side of a connection gets its keepalive when it has lived that long: most have not.
-const KEEPALIVE_AFTER_US: u64 = 10_000_000;
-
-/// Clients accepted before others go on.
-const ACCEPTS_MAX: usize = 64;
-
-/// How long accepting pauses when the kernel has no descriptor or memory for it.
-const PAUSE_US: u64 = 100_000;
-
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Flow {
     pub(super) port: Key,
-    place: Place,
-    phase: Phase,
-    client: OwnedFd,
-    server: Option<OwnedFd>,
+    pub(super) place: Place,
+    pub(super) phase: Phase,
+    pub(super) client: OwnedFd,
+    pub(super) server: Option<OwnedFd>,
     /// Client to server.
     pub(super) up: Half,
     /// Server to client.
     pub(super) down: Half,
-    links: Links,
-    tried: Vec<Place>,
+    pub(super) links: Links,
+    pub(super) tried: Vec<Place>,
     /// It is the last task's turn.
-    patient: bool,
+    pub(super) patient: bool,
     /// The client's socket tells when it is writable; most are never full.
-    client_tells: bool,
+    pub(super) client_tells: bool,
     /// In the list of those that go on after the others.
     pub(super) again: bool,
-    looks: u8,
+    pub(super) looks: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Dialing,
     Open,
     /// This side failed.
@@ -88,192 +68,6 @@ impl Linked for Flow {
 }
 
 impl Engine {
-    /// Takes waiting clients and dials for each of them.
-    pub(super) fn accept_clients(&mut self, port: Key) {
-        let Some(burst) = self.ports.get(port).map(|port| port.burst) else { return };
-        for count in 0..burst {
-            if self.flows.len() >= self.limits.flows {
-                self.pause(None);
-                return;
-            }
-            let Some(listener) = self.ports.get(port).and_then(|port| port.socket.as_ref()) else {
-                return;
-            };
-            match socket::accept(listener.as_fd()) {
-                Ok(client) => self.begin(port, client),
-                Err(Errno::EAGAIN) => {
-                    self.set_burst(port, count);
-                    return;
-                }
-                Err(errno) if is_shortage(errno) => {
-                    self.pause(Some(self.now + PAUSE_US));
-                    return;
-                }
-                // The client has gone already, or a signal came.
-                Err(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO) => {}
-                Err(errno) => {
-                    log::warn!("clients cannot be accepted: {errno}");
-                    self.pause(Some(self.now + PAUSE_US));
-                    return;
-                }
-            }
-        }
-        let next = if self.crowded(port) { burst * 2 } else { burst };
-        self.set_burst(port, next);
-    }
-
-    /// How many clients to expect next time: asking once more, to hear that there are no more, is
-    /// worth its call only when they come in crowds.
-    fn set_burst(&mut self, port: Key, count: usize) {
-        if let Some(port) = self.ports.get_mut(port) {
-            port.burst = count.clamp(1, ACCEPTS_MAX);
-        }
-    }
-
-    /// Whether the listener's last turn was the one before this one.
-    fn crowded(&mut self, port: Key) -> bool {
-        let turn = self.turn;
-        let last = self.ports.get_mut(port).map(|port| std::mem::replace(&mut port.last_turn, turn));
-        last.is_some_and(|last| last + 1 == turn)
-    }
-
-    fn begin(&mut self, port: Key, client: OwnedFd) {
-        let flow = Flow {
-            port,
-            place: Place(0),
-            phase: Phase::Dialing,
-            client,
-            server: None,
-            up: Half::default(),
-            down: Half::default(),
-            links: Links::new(),
-            tried: Vec::new(),
-            patient: false,
-            client_tells: false,
-            again: false,
-            looks: 0,
-        };
-        if let Some(port) = self.ports.get_mut(port) {
-            port.active += 1;
-            port.total += 1;
-        }
-        let key = self.flows.insert(flow);
-        self.dial(key);
-    }
-
-    /// Dials the next task, and the next, until one takes the call; resets the client when none
-    /// is left.
-    fn dial(&mut self, key: Key) {
-        loop {
-            let now = self.now;
-            let Some(flow) = self.flows.get_mut(key) else { return };
-            let port = self.ports.get_mut(flow.port);
-            let picked = port.and_then(|port| {
-                if flow.tried.len() < DIALS_MAX { port.balance.pick(&flow.tried, now) } else { None }
-            });
-            let Some(Picked { place, addr, last }) = picked else {
-                if let Some(port) = self.ports.get_mut(flow.port) {
-                    port.unserved += 1;
-                }
-                self.cut(key);
-                return;
-            };
-            flow.place = place;
-            let dialled = socket::dial(addr).and_then(|fd| {
-                let flags = EpollFlags::EPOLLIN
-                    | EpollFlags::EPOLLOUT
-                    | EpollFlags::EPOLLRDHUP
-                    | EpollFlags::EPOLLET;
-                self.epoll.add(&fd, EpollEvent::new(flags, Tag::Server(key).into()))?;
-                Ok(fd)
-            });
-            match dialled {
-                Ok(fd) => {
-                    flow.server = Some(fd);
-                    flow.patient = last;
-                    if last {
-                        self.patient.push(&mut self.flows, key, now + DIAL_LAST_US);
-                    } else {
-                        self.dialing.push(&mut self.flows, key, now + DIAL_US);
-                    }
-                    return;
-                }
-                Err(errno) if is_shortage(errno) => {
-                    self.wait_for_room(key);
-                    return;
-                }
-                // No free port of this host towards that task: not its fault.
-                Err(Errno::EADDRNOTAVAIL) => {
-                    flow.tried.push(place);
-                    if let Some(port) = self.ports.get_mut(flow.port) {
-                        port.dial_failures += 1;
-                        port.balance.ended(place);
-                    }
-                }
-                Err(_) => self.note_failed_dial(key),
-            }
-        }
-    }
-
-    fn note_failed_dial(&mut self, key: Key) {
-        let Some(flow) = self.flows.get_mut(key) else { return };
-        flow.tried.push(flow.place);
-        flow.server = None;
-        if let Some(port) = self.ports.get_mut(flow.port) {
-            port.dial_failures += 1;
-            port.balance.failed(flow.place, self.now);
-        }
-    }
-
-    /// It is this host that is short of something, not the task: later, and no new clients until
-    /// then.
-    fn wait_for_room(&mut self, key: Key) {
-        let Some(flow) = self.flows.get_mut(key) else { return };
-        (flow.server, flow.patient) = (None, false);
-        flow.looks += 1;
-        if let Some(port) = self.ports.get_mut(flow.port) {
-            port.balance.ended(flow.place);
-        }
-        if flow.looks > ROOM_LOOKS_MAX {
-            self.cut(key);
-            return;
-        }
-        self.dialing.push(&mut self.flows, key, self.now + DIAL_US);
-        self.pause(Some(self.now + PAUSE_US));
-    }
-
-    /// The task refused, or did not answer in time; or there may be room by this time.
-    fn dial_next(&mut self, key: Key) {
-        self.leave_queue(key);
-        if self.flows.get(key).is_some_and(|flow| flow.server.is_some()) {
-            self.note_failed_dial(key);
-        }
-        self.dial(key);
-    }
-
-    /// The task took the call: from here on the client is heard.
-    fn open(&mut self, key: Key) {
-        self.leave_queue(key);
-        let Some(flow) = self.flows.get_mut(key) else { return };
-        if let Some(port) = self.ports.get_mut(flow.port) {
-            port.balance.answered(flow.place);
-        }
-        (flow.phase, flow.looks) = (Phase::Open, 0);
-        flow.tried = Vec::new();
-        // The request is most often there already; the task may have spoken first.
-        flow.up.readable = true;
-        self.run(key, None);
-        let Some(flow) = self.flows.get_mut(key) else { return };
-        flow.client_tells = flow.down.blocked;
-        let event = EpollEvent::new(client_flags(flow.client_tells), Tag::Client(key).into());
-        if self.epoll.add(&flow.client, event).is_err() {
-            self.cut(key);
-            return;
-        }
-        let young = self.now + KEEPALIVE_AFTER_US;
-        self.young.push(&mut self.flows, key, young);
-    }
-
     /// An event of the client's or the server's socket.
     pub(super) fn flow_event(&mut self, key: Key, side: Side, events: EpollFlags) {
         let ending = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
@@ -482,7 +276,7 @@ impl Engine {
         Some(flow)
     }
 
-    fn leave_queue(&mut self, key: Key) {
+    pub(super) fn leave_queue(&mut self, key: Key) {
         let Some(flow) = self.flows.get(key) else { return };
         let queue = match flow.phase {
             Phase::Dialing if flow.patient => &mut self.patient,
@@ -503,11 +297,7 @@ impl Side {
     }
 }
 
-const fn is_shortage(errno: Errno) -> bool {
-    matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
-}
-
-fn client_flags(writable_too: bool) -> EpollFlags {
+pub(super) fn client_flags(writable_too: bool) -> EpollFlags {
     let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
     if writable_too { flags | EpollFlags::EPOLLOUT } else { flags }
 }

@@ -8,6 +8,7 @@
 mod balance;
 mod control;
 mod datagram;
+mod dial;
 mod engine;
 mod flow;
 mod pump;
