@@ -47,6 +47,10 @@ impl Kind {
     pub const VOLUME: Self = Self(69);
     /// The worker's fence and address book.
     pub const WORKER: Self = Self(70);
+    /// Which image each name means.
+    pub const IMAGE_NAMES: Self = Self(80);
+    /// An unpacked layer.
+    pub const IMAGE_LAYER: Self = Self(81);
     // 128–191: frames between the processes of one node.
     // 192–: what the log's entries and the snapshots hold.
     /// An entry of the store.

@@ -1,8 +1,15 @@
 //! Images with the real thing: Debian's registry on loopback, umoci and skopeo as independent
 //! writers, and archives made by hand that no honest writer makes.
 
+mod archive;
+mod crash;
+mod fake;
+mod hostile;
+mod load;
 mod pull;
 mod registry;
+mod store;
+mod unpack;
 
 use std::collections::BTreeMap;
 use std::fs;

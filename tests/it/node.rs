@@ -10,40 +10,40 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// The program under test.
-pub const SKEP: &str = env!("CARGO_BIN_EXE_skep");
+pub(crate) const SKEP: &str = env!("CARGO_BIN_EXE_skep");
 
 /// Longest wait for anything in a test: the machines that run these are small and busy.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// A running node.
 #[derive(Debug)]
-pub struct Node {
-    pub dir: PathBuf,
-    pub netns: String,
+pub(crate) struct Node {
+    pub(crate) dir: PathBuf,
+    pub(crate) netns: String,
     daemon: Option<Child>,
     extra: Vec<String>,
     /// The program that the daemon is started from.
-    pub program: PathBuf,
+    pub(crate) program: PathBuf,
 }
 
 /// What a command printed, and how it ended.
 #[derive(Clone, Debug)]
-pub struct Said {
-    pub out: String,
-    pub err: String,
-    pub code: i32,
+pub(crate) struct Said {
+    pub(crate) out: String,
+    pub(crate) err: String,
+    pub(crate) code: i32,
 }
 
 impl Node {
     /// A machine whose daemon runs and is in no swarm.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
     /// The same, with more arguments for the daemon.
-    pub fn start_with(extra: &[&str]) -> Self {
+    pub(crate) fn start_with(extra: &[&str]) -> Self {
         Self::start_prepared(extra, |_| {})
     }
 
@@ -68,7 +68,7 @@ impl Node {
     }
 
     /// A machine whose data root is a file system of its own of `bytes`.
-    pub fn start_on_small_disk(bytes: u64) -> Self {
+    pub(crate) fn start_on_small_disk(bytes: u64) -> Self {
         Self::start_prepared(&[], |dir| {
             let data = dir.join("data");
             fs::create_dir_all(&data).expect("data root");
@@ -85,7 +85,7 @@ impl Node {
     }
 
     /// Takes all space of the file system that `ballast` is on.
-    pub fn fill(&self, ballast: &Path) {
+    pub(crate) fn fill(&self, ballast: &Path) {
         let mut file = fs::File::create(ballast).expect("ballast");
         for chunk in [1 << 20, 4096, 1] {
             let zeros = vec![0_u8; chunk];
@@ -94,26 +94,26 @@ impl Node {
     }
 
     /// A machine that is a swarm of its own.
-    pub fn swarm() -> Self {
+    pub(crate) fn swarm() -> Self {
         let node = Self::start();
         node.ok(&["init", "--advertise-addr", "127.0.0.1"]);
         node
     }
 
-    pub fn data_root(&self) -> PathBuf {
+    pub(crate) fn data_root(&self) -> PathBuf {
         self.dir.join("data")
     }
 
-    pub fn exec_root(&self) -> PathBuf {
+    pub(crate) fn exec_root(&self) -> PathBuf {
         self.dir.join("exec")
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.exec_root().join("skep.sock")
     }
 
     /// A program inside the machine's network.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.netns)).arg("--").arg(program.as_ref());
         command.env("SKEP_HOST", format!("unix://{}", self.socket().display()));
@@ -121,13 +121,13 @@ impl Node {
     }
 
     /// Starts the daemon and waits until it answers.
-    pub fn start_daemon(&mut self) {
+    pub(crate) fn start_daemon(&mut self) {
         self.spawn_daemon(&[]);
         self.wait_ready();
     }
 
     /// Starts the daemon with more environment, without waiting.
-    pub fn spawn_daemon(&mut self, env: &[(&str, &str)]) {
+    pub(crate) fn spawn_daemon(&mut self, env: &[(&str, &str)]) {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -149,7 +149,7 @@ impl Node {
     }
 
     /// Waits until the daemon answers.
-    pub fn wait_ready(&mut self) {
+    pub(crate) fn wait_ready(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let ping = self
@@ -172,17 +172,17 @@ impl Node {
         }
     }
 
-    pub fn daemon_log(&self) -> String {
+    pub(crate) fn daemon_log(&self) -> String {
         fs::read_to_string(self.dir.join("daemon.log")).unwrap_or_default()
     }
 
     /// Process id of the daemon (`nsenter` becomes the program it runs).
-    pub fn daemon_pid(&self) -> i32 {
+    pub(crate) fn daemon_pid(&self) -> i32 {
         i32::try_from(self.daemon.as_ref().expect("the daemon was started").id()).expect("pid")
     }
 
     /// SIGKILL to the daemon alone.
-    pub fn kill_daemon(&mut self) {
+    pub(crate) fn kill_daemon(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.kill().expect("kill");
             daemon.wait().expect("wait");
@@ -190,7 +190,7 @@ impl Node {
     }
 
     /// Waits until the daemon ended by itself, and tells by which signal, if any.
-    pub fn wait_daemon_end(&mut self, patience: Duration) -> Option<std::process::ExitStatus> {
+    pub(crate) fn wait_daemon_end(&mut self, patience: Duration) -> Option<std::process::ExitStatus> {
         let deadline = Instant::now() + patience;
         let daemon = self.daemon.as_mut()?;
         loop {
@@ -206,7 +206,7 @@ impl Node {
     }
 
     /// SIGTERM to the daemon, and waits for its end. Gives the time it took.
-    pub fn stop_daemon(&mut self) -> Duration {
+    pub(crate) fn stop_daemon(&mut self) -> Duration {
         let begun = Instant::now();
         if let Some(mut daemon) = self.daemon.take() {
             let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).expect("pid"));
@@ -217,26 +217,26 @@ impl Node {
     }
 
     /// Runs `skep ARGS`.
-    pub fn skep(&self, args: &[&str]) -> Said {
+    pub(crate) fn skep(&self, args: &[&str]) -> Said {
         said(self.command(SKEP).args(args).stdin(Stdio::null()).output().expect("skep"))
     }
 
     /// Runs `skep ARGS`, which must succeed; what it printed.
-    pub fn ok(&self, args: &[&str]) -> String {
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
         let said = self.skep(args);
         assert_eq!(said.code, 0, "skep {args:?}: {said:?}\n{}", self.daemon_log());
         said.out.trim_end().to_owned()
     }
 
     /// Runs `skep ARGS`, which must fail; what it said.
-    pub fn fails(&self, args: &[&str]) -> Said {
+    pub(crate) fn fails(&self, args: &[&str]) -> Said {
         let said = self.skep(args);
         assert_ne!(said.code, 0, "skep {args:?} must fail: {said:?}");
         said
     }
 
     /// Body of `http://ADDRESS/` as seen on the machine; `None` when it does not answer.
-    pub fn get(&self, address: &str) -> Option<String> {
+    pub(crate) fn get(&self, address: &str) -> Option<String> {
         let output = self
             .command("curl")
             .args(["-sf", "-m", "5", &format!("http://{address}/")])
@@ -246,7 +246,7 @@ impl Node {
     }
 
     /// A GET on the daemon's socket, as JSON.
-    pub fn api(&self, path: &str) -> serde_json::Value {
+    pub(crate) fn api(&self, path: &str) -> serde_json::Value {
         let output = Command::new("curl")
             .args(["-s", "-m", "30", "--unix-socket"])
             .arg(self.socket())
@@ -259,7 +259,7 @@ impl Node {
     }
 
     /// Tasks of a service in a state, newest information.
-    pub fn tasks(&self, service: &str, state: &str) -> Vec<serde_json::Value> {
+    pub(crate) fn tasks(&self, service: &str, state: &str) -> Vec<serde_json::Value> {
         let filter = format!("%7B%22service%22%3A%5B%22{service}%22%5D%7D");
         let all = self.api(&format!("/tasks?filters={filter}"));
         let all = all.as_array().cloned().unwrap_or_default();
@@ -267,7 +267,7 @@ impl Node {
     }
 
     /// Waits until a service has exactly this many running tasks; gives them.
-    pub fn wait_running(&self, service: &str, count: usize) -> Vec<serde_json::Value> {
+    pub(crate) fn wait_running(&self, service: &str, count: usize) -> Vec<serde_json::Value> {
         self.wait(&format!("{service} has {count} running tasks"), || {
             let running = self.tasks(service, "running");
             (running.len() == count).then_some(running)
@@ -275,7 +275,7 @@ impl Node {
     }
 
     /// Waits until `probe` gives something.
-    pub fn wait<T>(&self, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    pub(crate) fn wait<T>(&self, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(found) = probe() {
@@ -292,7 +292,7 @@ impl Node {
     }
 
     /// An image of a static busybox, loaded into the node's store.
-    pub fn load_busybox(&self, name: &str) {
+    pub(crate) fn load_busybox(&self, name: &str) {
         let tarball = self.dir.join("busybox.tar");
         busybox_archive(&tarball, name, &self.dir);
         self.ok(&["image", "load", "-q", "-i", tarball.to_str().expect("path")]);
@@ -340,7 +340,7 @@ impl Drop for Node {
 }
 
 /// Ends and unmounts what uses `dir`, and tells what there was: nothing, when skep did its work.
-pub fn sweep(dir: &Path) -> Vec<String> {
+pub(crate) fn sweep(dir: &Path) -> Vec<String> {
     let mut left = Vec::new();
     let needle = dir.display().to_string();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
@@ -373,7 +373,7 @@ pub fn sweep(dir: &Path) -> Vec<String> {
 }
 
 /// A docker-archive with one busybox image.
-pub fn busybox_archive(tarball: &Path, name: &str, scratch: &Path) {
+pub(crate) fn busybox_archive(tarball: &Path, name: &str, scratch: &Path) {
     let root = scratch.join("busybox-root");
     for dir in ["bin", "etc", "tmp", "root", "www"] {
         fs::create_dir_all(root.join(dir)).expect("rootfs");
@@ -421,14 +421,14 @@ pub fn busybox_archive(tarball: &Path, name: &str, scratch: &Path) {
 }
 
 /// Runs a command that must succeed.
-pub fn must(command: &mut Command) -> Output {
+pub(crate) fn must(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|err| panic!("{command:?}: {err}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
 }
 
 /// Between two looks at a condition that has a deadline.
-pub fn pause() {
+pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(20));
 }
 

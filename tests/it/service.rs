@@ -197,13 +197,13 @@ fn a_second_daemon_on_a_data_root_is_refused() {
 }
 
 /// Process id of a task's first process.
-pub fn task_pid(task: &serde_json::Value) -> i32 {
+pub(crate) fn task_pid(task: &serde_json::Value) -> i32 {
     let pid = task["Status"]["ContainerStatus"]["PID"].as_i64().expect("a running task has a PID");
     i32::try_from(pid).expect("pid")
 }
 
 /// SIGKILL.
-pub fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
         .expect("kill");
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ring::digest::{Context, SHA256};
 
-use super::decode::{digest_of, finish};
+use super::decode::{Hashing, digest_of, finish};
 use super::error::{ImageError, Result};
 use super::limits::SpaceGuard;
 use super::store::{Inner, Temp};
@@ -55,6 +55,19 @@ impl Inner {
             return Err(ImageError::Damaged { path, why });
         }
         Ok(bytes)
+    }
+
+    /// Reads a blob of any size again: the disk may have changed it.
+    pub(super) fn verify_blob(&self, digest: &Digest) -> Result<()> {
+        let path = self.blob_path(digest);
+        let io = |e| ImageError::io("read", &path, e);
+        let mut hashing = Hashing::new(File::open(&path).map_err(io)?);
+        io::copy(&mut hashing, &mut io::sink()).map_err(io)?;
+        if hashing.finish().0 != *digest {
+            let why = "its bytes do not match its digest".to_owned();
+            return Err(ImageError::Damaged { path, why });
+        }
+        Ok(())
     }
 
     /// Keeps bytes whose digest the caller has checked.

@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::host::disk::ledger::LedgerError;
 use crate::model::digest::Digest;
 use crate::model::image_ref::BadReference;
 
@@ -196,6 +197,19 @@ pub enum ImageError {
         /// What shows it.
         why: String,
     },
+    /// A state file is of another release, or a value does not fit into one.
+    #[error(transparent)]
+    State(LedgerError),
+}
+
+impl From<LedgerError> for ImageError {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Io(failed) => Self::io(failed.doing, &failed.path, failed.source),
+            LedgerError::Damaged { path, what } => Self::Damaged { path, why: what.to_owned() },
+            other => Self::State(other),
+        }
+    }
 }
 
 impl ImageError {
@@ -243,7 +257,7 @@ impl ImageError {
             }
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::Damaged { .. } => ErrorKind::Damaged,
-            Self::Io { .. } => ErrorKind::Internal,
+            Self::Io { .. } | Self::State(_) => ErrorKind::Internal,
         }
     }
 }

@@ -12,11 +12,11 @@ use std::sync::PoisonError;
 
 use serde_json::json;
 
-use super::decode::digest_of;
+use super::decode::{Hashing, digest_of};
 use super::error::{ImageError, Result};
 use super::manifest::read_configuration;
 use super::record::{ImageRecord, LayerRecord, StoredImage};
-use super::store::{ImageStore, not_found};
+use super::store::{Claim, ImageStore};
 use crate::base::time::Wall;
 use crate::model::digest::Digest;
 use crate::model::image_ref::HELLO_NAME;
@@ -73,19 +73,26 @@ impl ImageStore {
                 return Ok(record);
             }
         }
-        let layer = inner.make_layer(None, layer_of(file, binary.bytes))?;
-        let mut pins = inner.pin([layer.diff_id]);
-        let config = self.hello_config(&binary, layer.diff_id);
+        // The digest first, so that a layer that is here already is not written again.
+        let mut hashing = Hashing::new(layer_of(file, binary.bytes));
+        std::io::copy(&mut hashing, &mut std::io::sink()).map_err(io)?;
+        let (diff_id, _) = hashing.finish();
+        let config = self.hello_config(&binary, diff_id);
         let id = digest_of(config.as_bytes());
-        pins.add([id]);
-        // A prune may have come between the unpacking and the pin.
-        if inner.layer(&layer.diff_id)?.is_none() {
-            let file = File::open(path).map_err(io)?;
-            inner.make_layer(Some(layer.diff_id), layer_of(file, binary.bytes))?;
-        }
+        let pins = inner.pin([diff_id, id]);
+        let layer = {
+            let _claimed = inner.claim(Claim::Layer(diff_id));
+            match inner.layer(&diff_id)? {
+                Some(layer) => layer,
+                None => {
+                    let file = File::open(path).map_err(io)?;
+                    inner.make_layer(diff_id, layer_of(file, binary.bytes))?
+                }
+            }
+        };
         let configuration = read_configuration(config.as_bytes(), "configuration of skep/hello")?;
         inner.store_blob(&id, config.as_bytes())?;
-        let layers = vec![LayerRecord { diff_id: layer.diff_id, blob: None, bytes: layer.bytes }];
+        let layers = vec![LayerRecord { diff_id, blob: None, bytes: layer.bytes }];
         let image = StoredImage {
             id,
             created: configuration.created,
@@ -96,9 +103,7 @@ impl ImageStore {
             has_config_blob: true,
         };
         let record = inner.commit(image, &[name])?;
-        if record.id != id {
-            return Err(not_found(HELLO_NAME));
-        }
+        drop(pins);
         *known = Some(Hello { binary, id });
         Ok(record)
     }
@@ -128,7 +133,7 @@ impl ImageStore {
 fn layer_of(file: File, bytes: u64) -> impl Read {
     let padding = bytes.next_multiple_of(BLOCK) - bytes + 2 * BLOCK;
     // A program that is replaced while it is read ends early: the zeros keep the archive's
-    // length, and the next look at the file packs it again.
+    // length, and the digest tells.
     let content = file.chain(std::io::repeat(0)).take(bytes);
     Cursor::new(header(bytes)).chain(content).chain(std::io::repeat(0).take(padding))
 }

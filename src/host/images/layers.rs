@@ -33,15 +33,13 @@ impl Inner {
         warn!("{} is damaged ({why}): made again", path.display());
         let bytes = measure(&fs_path).map_err(|e| ImageError::io("measure", &fs_path, e))?;
         let layer = StoredLayer { diff_id: *diff_id, bytes };
-        let temp = self.temp("layer-note");
-        record::write_new(&temp.0, &layer)?;
-        self.publish(&temp.0, &path)?;
+        record::write(&path, &layer)?;
         Ok(Some(layer))
     }
 
-    /// Unpacks a layer unless it is here. `want` is what the configuration says it is; without,
-    /// it is named by what it turns out to be.
-    pub(super) fn make_layer(&self, want: Option<Digest>, source: impl Read) -> Result<StoredLayer> {
+    /// Unpacks a layer that is not here, by the thread that has claimed it. `want` is what the
+    /// configuration says it is.
+    pub(super) fn make_layer(&self, want: Digest, source: impl Read) -> Result<StoredLayer> {
         let temp = self.temp("layer");
         let fs_path = temp.0.join("fs");
         fs::create_dir_all(&fs_path).map_err(|e| ImageError::io("make", &fs_path, e))?;
@@ -49,21 +47,16 @@ impl Inner {
         let unpacked = unpack(source, &fs_path, self.limits())?;
         failpoint::hit(Point::ImageUnpacked);
         let diff_id = unpacked.diff_id;
-        if let Some(want) = want
-            && want != diff_id
-        {
+        if want != diff_id {
             let what = "the unpacked layer".to_owned();
             return Err(ImageError::DigestMismatch { what, want, got: diff_id });
         }
         let layer = StoredLayer { diff_id, bytes: unpacked.bytes };
-        record::write_new(&temp.0.join("layer"), &layer)?;
+        record::write_lazily(&temp.0.join("layer"), &layer)?;
         let sync = || -> io::Result<()> { Ok(syncfs(File::open(&temp.0)?)?) };
         sync().map_err(|e| ImageError::io("sync", &temp.0, e))?;
         failpoint::hit(Point::ImageSynced);
-        let path = self.root.join("layers").join(diff_id.hex());
-        if !path.is_dir() {
-            self.publish(&temp.0, &path)?;
-        }
+        self.publish(&temp.0, &self.root.join("layers").join(diff_id.hex()))?;
         Ok(layer)
     }
 
@@ -74,10 +67,12 @@ impl Inner {
             return Ok(());
         }
         let gone = || not_found(&format!("layer {}", layer.diff_id));
-        let path = self.blob_path(&layer.blob.ok_or_else(gone)?);
+        let blob = layer.blob.ok_or_else(gone)?;
+        let path = self.blob_path(&blob);
         warn!("layer {} is gone: unpacking it again", layer.diff_id);
+        self.verify_blob(&blob)?;
         let file = File::open(&path).map_err(|e| ImageError::io("open", &path, e))?;
-        self.make_layer(Some(layer.diff_id), file).map(drop)
+        self.make_layer(layer.diff_id, file).map(drop)
     }
 }
 

@@ -63,7 +63,9 @@ struct Archive {
 /// An image of an archive before it is in the store.
 struct Found {
     manifest: Manifest,
-    manifest_bytes: Option<Vec<u8>>,
+    /// As it came, or made here for `docker save`'s form, which has none: other nodes and the
+    /// recovery of a damaged record want one.
+    manifest_bytes: Vec<u8>,
     config_bytes: Vec<u8>,
     /// Where each layer is in the archive, lowest first.
     layer_files: Vec<String>,
@@ -180,14 +182,15 @@ impl Inner {
         let descriptor = |name: &str| {
             let staged = archive.file(name)?;
             Ok(Descriptor {
-                media_type: String::new(),
+                media_type: self.media_type(staged)?.to_owned(),
                 digest: staged.digest,
                 size: staged.bytes,
                 platform: None,
                 annotations: BTreeMap::new(),
             })
         };
-        let config = descriptor(&one.config)?;
+        let mut config = descriptor(&one.config)?;
+        manifest::CONFIG_TYPE.clone_into(&mut config.media_type);
         // Docker names the file after its digest; a name that says another digest is a lie.
         let stem = one.config.strip_suffix(".json").unwrap_or(&one.config);
         let stem = stem.rsplit('/').next().unwrap_or_default();
@@ -205,12 +208,24 @@ impl Inner {
         }
         let names = one.repo_tags.unwrap_or_default();
         let names = names.iter().map(|name| Ok(Reference::parse(name)?.with_default_tag()));
+        let manifest = Manifest { config, layers };
         Ok(Found {
-            manifest: Manifest { config, layers },
-            manifest_bytes: None,
+            manifest_bytes: manifest.to_json(),
+            manifest,
             config_bytes,
             layer_files: one.layers,
             names: names.collect::<Result<_>>()?,
+        })
+    }
+
+    /// What a layer is called in a manifest.
+    fn media_type(&self, staged: &Staged) -> Result<&'static str> {
+        let mut magic = Vec::new();
+        staged.open(self)?.take(4).read_to_end(&mut magic).map_err(read_failed)?;
+        Ok(match magic[..] {
+            [0x1f, 0x8b, ..] => "application/vnd.oci.image.layer.v1.tar+gzip",
+            [0x28, 0xb5, 0x2f, 0xfd] => "application/vnd.oci.image.layer.v1.tar+zstd",
+            _ => "application/vnd.oci.image.layer.v1.tar",
         })
     }
 
@@ -237,7 +252,7 @@ impl Inner {
             found.push(Found {
                 layer_files: layer_files.collect(),
                 manifest,
-                manifest_bytes: Some(bytes),
+                manifest_bytes: bytes,
                 config_bytes,
                 names,
             });
@@ -277,7 +292,7 @@ impl Inner {
         pins.add([image.manifest.config.digest]);
         pins.add(configuration.diff_ids.iter().copied());
         pins.add(image.manifest.layers.iter().map(|layer| layer.digest));
-        pins.add(image.manifest_bytes.as_deref().map(decode::digest_of));
+        pins.add([decode::digest_of(&image.manifest_bytes)]);
         let layers = image.manifest.layers.iter().zip(&image.layer_files);
         for ((layer, file), diff_id) in layers.zip(&configuration.diff_ids) {
             let staged = archive.file(file)?;
@@ -287,15 +302,12 @@ impl Inner {
             if self.layer(diff_id)?.is_none() {
                 let id = Some(diff_id.short());
                 progress(PullEvent::new(id, "Loading layer"));
-                self.make_layer(Some(*diff_id), staged.open(self)?)?;
+                self.make_layer(*diff_id, staged.open(self)?)?;
             }
             staged.commit(self, &what, None)?;
         }
         self.store_blob(&image.manifest.config.digest, &image.config_bytes)?;
-        if let Some(bytes) = &image.manifest_bytes {
-            self.store_blob(&decode::digest_of(bytes), bytes)?;
-        }
-        Ok(())
+        self.store_blob(&decode::digest_of(&image.manifest_bytes), &image.manifest_bytes)
     }
 
     fn publish_found(
@@ -307,7 +319,7 @@ impl Inner {
         let id = image.manifest.config.digest;
         let what = format!("image {id}");
         let configuration = check_configuration(&image.config_bytes, &image.manifest, &what)?;
-        let manifest_digest = image.manifest_bytes.as_deref().map(decode::digest_of);
+        let manifest_digest = Some(decode::digest_of(&image.manifest_bytes));
         for name in &image.names {
             let old = self.lock().names.get(&name.canonical()).copied();
             if let Some(old) = old.filter(|old| *old != id) {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::json;
 
 use super::error::{ImageError, Result};
 use super::limits::Limits;
@@ -17,6 +18,15 @@ pub(super) const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
 
+/// OCI's name of an image configuration.
+pub(super) const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
+
+/// OCI's name of a manifest.
+pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// OCI's name of an index.
+pub(super) const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
+
 /// A blob that a document names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Descriptor {
@@ -25,6 +35,23 @@ pub(super) struct Descriptor {
     pub(super) size: u64,
     pub(super) platform: Option<Platform>,
     pub(super) annotations: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    /// An OCI manifest that says the same.
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        let one = |d: &Descriptor| {
+            json!({ "mediaType": d.media_type, "digest": d.digest.to_string(), "size": d.size })
+        };
+        let layers: Vec<_> = self.layers.iter().map(one).collect();
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": one(&self.config),
+            "layers": layers,
+        });
+        manifest.to_string().into_bytes()
+    }
 }
 
 /// What the bytes of a manifest turned out to be.
@@ -155,7 +182,7 @@ pub(super) fn read_document(bytes: &[u8], what: &str, limits: &Limits) -> Result
     if !matches!(
         config.media_type.as_str(),
         "" | "application/vnd.docker.container.image.v1+json"
-            | "application/vnd.oci.image.config.v1+json"
+            | CONFIG_TYPE
             | "application/octet-stream"
     ) {
         return Err(bad(&format!("{} is not an image's configuration", config.media_type)));

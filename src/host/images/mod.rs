@@ -6,7 +6,7 @@
 //!
 //! - `blobs/sha256/<hex>`: manifests, configurations and compressed layers as they came;
 //! - `layers/<diff id>/fs`: unpacked layers, with a small state file `layer` beside it;
-//! - `records/<image id>` and `names` (with its predecessor `names.old`): state files;
+//! - `records/<image id>` and `names` (with its predecessor `names.prev`): state files;
 //! - `tmp/`: what is being made or removed; emptied at the start.
 //!
 //! **Invariant:** what is outside `tmp` is whole and durable: it was synced before it was renamed

@@ -294,7 +294,7 @@ impl Pull<'_> {
             progress: Progress::new(&id, "Extracting", task.blob.size),
             done: 0,
         };
-        inner.make_layer(Some(task.diff_id), source)?;
+        inner.make_layer(task.diff_id, source)?;
         self.tell(PullEvent::new(Some(id), "Pull complete"));
         Ok(())
     }

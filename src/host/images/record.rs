@@ -1,11 +1,10 @@
 //! What the store knows about an image, and the state files that keep it.
 //!
-//! A state file is (kind, version, length, postcard) and a CRC over all of it; it is replaced by
-//! write, fsync, rename, and fsync of its directory. Shapes with `Stored` in the name are frozen.
+//! The files are written and checked by `host::disk::ledger`. Shapes with `Stored` in the name
+//! are frozen: a change is a new version.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::File;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -13,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ImageError, Result};
 use super::platform::Platform;
+use crate::host::disk::ledger;
 use crate::model::digest::Digest;
+use crate::model::wire::Kind;
 
 /// An image of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,56 +117,48 @@ pub(super) struct StoredLayer {
     pub(super) bytes: u64,
 }
 
-/// What a state file holds.
+/// What a state file holds, and the number of its shape.
 pub(super) trait Stored: Serialize + DeserializeOwned {
-    /// Told apart by these four bytes.
-    const KIND: [u8; 4];
-    /// The shape; a change is a new one.
+    const KIND: Kind;
     const VERSION: u16 = 1;
 }
 
 impl Stored for StoredImage {
-    const KIND: [u8; 4] = *b"skIM";
+    const KIND: Kind = Kind::IMAGE;
 }
 
 impl Stored for StoredNames {
-    const KIND: [u8; 4] = *b"skIN";
+    const KIND: Kind = Kind::IMAGE_NAMES;
 }
 
 impl Stored for StoredLayer {
-    const KIND: [u8; 4] = *b"skIL";
+    const KIND: Kind = Kind::IMAGE_LAYER;
 }
 
-/// The largest state file that is read.
-const STATE_BYTES_MAX: u64 = 64 << 20;
+/// Replaces a state file durably.
+pub(super) fn write<T: Stored>(path: &Path, value: &T) -> Result<()> {
+    Ok(ledger::write(path, T::KIND, T::VERSION, value)?)
+}
 
-const HEADER_BYTES: usize = 10;
-const CRC_BYTES: usize = 4;
+/// Writes a state file that the caller syncs.
+pub(super) fn write_lazily<T: Stored>(path: &Path, value: &T) -> Result<()> {
+    Ok(ledger::write_lazily(path, T::KIND, T::VERSION, value)?)
+}
 
-/// Writes `value` to a new file and syncs it; the caller renames it into place.
-pub(super) fn write_new<T: Stored>(path: &Path, value: &T) -> Result<()> {
-    let bytes = encode(value).map_err(|why| ImageError::io("encode", path, why))?;
-    let write = || -> io::Result<()> {
-        let mut file = File::create(path)?;
-        file.write_all(&bytes)?;
-        file.sync_all()
-    };
-    write().map_err(|e| ImageError::io("write", path, e))
+/// Replaces a state file durably; the one before stays as a copy.
+pub(super) fn write_keeping_previous<T: Stored>(path: &Path, value: &T) -> Result<()> {
+    Ok(ledger::write_keeping_previous(path, T::KIND, T::VERSION, value)?)
 }
 
 /// Reads a state file; none when it is missing.
 pub(super) fn read<T: Stored>(path: &Path) -> Result<Option<T>> {
-    let io = |e| ImageError::io("read", path, e);
-    match fs::metadata(path) {
-        Ok(meta) if meta.len() > STATE_BYTES_MAX => {
-            return Err(damaged(path, "it is too large"));
-        }
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(io(e)),
-    }
-    let bytes = fs::read(path).map_err(io)?;
-    decode(&bytes).map(Some).map_err(|why| damaged(path, why))
+    Ok(ledger::read(path, T::KIND, T::VERSION)?)
+}
+
+/// Reads a state file or the copy before it; tells what was wrong with the file.
+pub(super) fn read_with_previous<T: Stored>(path: &Path) -> Result<Option<(T, Option<String>)>> {
+    let found = ledger::read_with_previous(path, T::KIND, T::VERSION)?;
+    Ok(found.map(|found| (found.value, found.from_previous)))
 }
 
 /// Makes renames and new names in a directory durable.
@@ -174,66 +167,57 @@ pub(super) fn sync_directory(path: &Path) -> Result<()> {
     sync().map_err(|e| ImageError::io("sync", path, e))
 }
 
-fn damaged(path: &Path, why: &str) -> ImageError {
-    ImageError::Damaged { path: path.to_owned(), why: why.to_owned() }
-}
-
-fn encode<T: Stored>(value: &T) -> io::Result<Vec<u8>> {
-    let body = postcard::to_stdvec(value).map_err(io::Error::other)?;
-    let length = u32::try_from(body.len()).map_err(io::Error::other)?;
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len() + CRC_BYTES);
-    bytes.extend_from_slice(&T::KIND);
-    bytes.extend_from_slice(&T::VERSION.to_le_bytes());
-    bytes.extend_from_slice(&length.to_le_bytes());
-    bytes.extend_from_slice(&body);
-    bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-    Ok(bytes)
-}
-
-fn decode<T: Stored>(bytes: &[u8]) -> std::result::Result<T, &'static str> {
-    let Some((rest, crc)) = bytes.split_last_chunk::<CRC_BYTES>() else {
-        return Err("it is too short");
-    };
-    if crc32fast::hash(rest) != u32::from_le_bytes(*crc) {
-        return Err("its checksum does not match: torn or flipped bytes");
-    }
-    let (Some((kind, _)), Some(version), Some(length)) =
-        (rest.split_first_chunk::<4>(), rest.get(4..6), rest.get(6..HEADER_BYTES))
-    else {
-        return Err("it is too short");
-    };
-    let body = &rest[HEADER_BYTES..];
-    if *kind != T::KIND {
-        return Err("it is a file of another kind");
-    }
-    if version != T::VERSION.to_le_bytes() {
-        return Err("its version is not known: it was written by another release");
-    }
-    if length != u32::try_from(body.len()).unwrap_or(0).to_le_bytes() {
-        return Err("its length does not match");
-    }
-    postcard::from_bytes(body).map_err(|_e| "its content cannot be read")
-}
-
 #[cfg(test)]
 mod tests {
+    use expect_test::expect_file;
+
     use super::*;
+    use crate::model::wire;
+
+    fn hex<T: Stored>(value: &T) -> String {
+        let bytes = wire::encode(T::KIND, T::VERSION, value, 1 << 20).unwrap();
+        let line = |line: &[u8]| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        bytes.chunks(32).map(line).collect::<Vec<_>>().join("\n") + "\n"
+    }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_found() {
-        let names = StoredNames {
-            names: [("docker.io/library/a:b".to_owned(), Digest([7; 32]))].into_iter().collect(),
+    fn shapes_are_frozen() {
+        let image = StoredImage {
+            id: Digest([1; 32]),
+            created: "2024-01-02T03:04:05Z".to_owned(),
+            platform: Platform::linux("arm", "v7"),
+            config: ImageConfig {
+                user: "7:8".to_owned(),
+                exposed_ports: vec!["80/tcp".to_owned()],
+                env: vec!["A=b".to_owned()],
+                entrypoint: vec!["/bin/x".to_owned()],
+                cmd: vec!["y".to_owned()],
+                volumes: vec!["/data".to_owned()],
+                working_dir: "/w".to_owned(),
+                labels: [("k".to_owned(), "v".to_owned())].into_iter().collect(),
+                stop_signal: "SIGQUIT".to_owned(),
+                healthcheck: Some(Healthcheck {
+                    test: vec!["NONE".to_owned()],
+                    interval_nanos: 1,
+                    timeout_nanos: 2,
+                    start_period_nanos: 3,
+                    start_interval_nanos: 4,
+                    retries: 5,
+                }),
+            },
+            layers: vec![LayerRecord {
+                diff_id: Digest([2; 32]),
+                blob: Some(Digest([3; 32])),
+                bytes: 300,
+            }],
+            manifest: Some(Digest([4; 32])),
+            has_config_blob: true,
         };
-        let bytes = encode(&names).unwrap();
-        assert_eq!(decode::<StoredNames>(&bytes).unwrap(), names);
-        for index in 0..bytes.len() {
-            for bit in 0..8 {
-                let mut flipped = bytes.clone();
-                flipped[index] ^= 1 << bit;
-                assert!(decode::<StoredNames>(&flipped).is_err(), "byte {index} bit {bit}");
-            }
-            assert!(decode::<StoredNames>(&bytes[..index]).is_err(), "cut at {index}");
-        }
-        assert!(decode::<StoredLayer>(&bytes).is_err(), "another kind");
+        expect_file!["../../../tests/data/wire/image-1.hex"].assert_eq(&hex(&image));
+        let names = [("docker.io/library/a:b".to_owned(), Digest([7; 32]))];
+        let names = StoredNames { names: names.into_iter().collect() };
+        expect_file!["../../../tests/data/wire/image-names-1.hex"].assert_eq(&hex(&names));
+        let layer = StoredLayer { diff_id: Digest([2; 32]), bytes: 300 };
+        expect_file!["../../../tests/data/wire/image-layer-1.hex"].assert_eq(&hex(&layer));
     }
 }

@@ -24,7 +24,10 @@ impl Inner {
         for item in fs::read_dir(&directory).map_err(io)? {
             let path = item.map_err(io)?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let Some(id) = Digest::from_hex(name) else { continue };
+            let Some(id) = Digest::from_hex(name) else {
+                drop_leftover(&path);
+                continue;
+            };
             let image = match record::read::<StoredImage>(&path) {
                 Ok(Some(image)) if image.id == id => Some(image),
                 Ok(_) => self.rebuild(id, &path, "it is of another image"),
@@ -43,9 +46,7 @@ impl Inner {
         match self.record_of_blobs(id) {
             Ok(image) => {
                 warn!("{} is damaged ({why}): recovered from the image's blobs", path.display());
-                let temp = self.temp("record");
-                let written = record::write_new(&temp.0, &image);
-                if let Err(e) = written.and_then(|()| self.publish(&temp.0, path)) {
+                if let Err(e) = record::write(path, &image) {
                     error!("cannot write {} again: {e}", path.display());
                 }
                 Some(image)
@@ -107,29 +108,22 @@ impl Inner {
         &self,
         images: &BTreeMap<Digest, Arc<StoredImage>>,
     ) -> Result<BTreeMap<String, Digest>> {
-        let (path, old) = (self.root.join("names"), self.root.join("names.old"));
-        let mut names = match record::read::<StoredNames>(&path) {
-            Ok(Some(stored)) => stored.names,
-            result => {
-                let why = match result {
-                    Err(ImageError::Damaged { why, .. }) => why,
-                    Err(e) => return Err(e),
-                    Ok(_) if !old.exists() => return Ok(BTreeMap::new()),
-                    Ok(_) => "it is missing".to_owned(),
-                };
+        let path = self.root.join("names");
+        let mut names = match record::read_with_previous::<StoredNames>(&path) {
+            Ok(None) => return Ok(BTreeMap::new()),
+            Ok(Some((stored, None))) => stored.names,
+            Ok(Some((stored, Some(why)))) => {
+                warn!("{why}: using the names before the last change");
                 put_aside(&path);
-                match record::read::<StoredNames>(&old) {
-                    Ok(Some(stored)) => {
-                        warn!("{} is damaged ({why}): using {}", path.display(), old.display());
-                        stored.names
-                    }
-                    Ok(None) | Err(ImageError::Damaged { .. }) => {
-                        error!("{} is damaged ({why}): images have no names now", path.display());
-                        BTreeMap::new()
-                    }
-                    Err(e) => return Err(e),
-                }
+                record::write(&path, &stored)?;
+                stored.names
             }
+            Err(ImageError::Damaged { path: _, why }) => {
+                error!("{} is damaged ({why}): images have no names now", path.display());
+                put_aside(&path);
+                BTreeMap::new()
+            }
+            Err(e) => return Err(e),
         };
         names.retain(|_, id| images.contains_key(id));
         Ok(names)
@@ -141,5 +135,14 @@ fn put_aside(path: &Path) {
     let aside = path.with_extension("damaged");
     if let Err(e) = ignore_missing(fs::rename(path, &aside)) {
         warn!("cannot rename {} to {}: {e}", path.display(), aside.display());
+    }
+}
+
+/// Removes what a power cut left of a file that was being written.
+fn drop_leftover(path: &Path) {
+    if path.extension().is_some_and(|extension| extension == "tmp")
+        && let Err(e) = fs::remove_file(path)
+    {
+        warn!("cannot remove {}: {e}", path.display());
     }
 }

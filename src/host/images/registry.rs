@@ -81,6 +81,9 @@ pub struct Distribution {
 /// The longest wait between two tries, whatever the registry asks for.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// For each step of asking what a reference means.
+const DISTRIBUTION_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Bytes of a token service's answer.
 const TOKEN_BYTES_MAX: u64 = 1 << 20;
 
@@ -110,8 +113,8 @@ pub(super) struct Fetched {
 }
 
 impl ImageStore {
-    /// Asks the registry what a reference means, without pulling it. Never waits for longer than
-    /// the time-outs of one try.
+    /// Asks the registry what a reference means, without pulling it. Tries once and waits for a
+    /// few seconds at most: on a site without a network, the answer is that it cannot be reached.
     ///
     /// # Errors
     /// The registry cannot be reached or does not have it.
@@ -121,7 +124,13 @@ impl ImageStore {
         credentials: Option<&Credentials>,
     ) -> Result<Distribution> {
         let reference = reference.clone().with_default_tag();
-        let once = RegistryConfig { attempts_max: 1, ..self.inner.registry.clone() };
+        let usual = &self.inner.registry;
+        let once = RegistryConfig {
+            attempts_max: 1,
+            connect_timeout: usual.connect_timeout.min(DISTRIBUTION_TIMEOUT),
+            read_timeout: usual.read_timeout.min(DISTRIBUTION_TIMEOUT),
+            ..usual.clone()
+        };
         let session = Session::open(&once, &reference, credentials)?;
         let fetched = session.manifest(&reference)?;
         let limits = &once.limits;
@@ -139,6 +148,25 @@ impl ImageStore {
             size: fetched.bytes.len() as u64,
             platforms,
         })
+    }
+
+    /// What is known here of a reference without asking anybody, for sites without a network:
+    /// the digest under which this node pulled it.
+    #[must_use]
+    pub fn local_distribution(&self, reference: &Reference) -> Option<Distribution> {
+        let reference = reference.clone().with_default_tag();
+        let state = self.inner.lock();
+        let id = state.find(&reference.canonical()).ok()?;
+        let image = state.images.get(&id)?;
+        let names = state.references(&id).into_iter();
+        let own = names.filter(|name| name.name() == reference.name());
+        let digest = own.filter_map(|name| name.digest()).next()?;
+        // The index itself is not kept, only the manifest that was chosen from it.
+        let is_index = image.manifest != Some(digest);
+        let size = self.inner.blob_path(&digest).metadata().map_or(0, |meta| meta.len());
+        let media_type = if is_index { manifest::INDEX_TYPE } else { manifest::MANIFEST_TYPE };
+        let platforms = vec![image.platform.clone()];
+        Some(Distribution { media_type: media_type.to_owned(), digest, size, platforms })
     }
 
     /// Asks a registry whether it takes these credentials, for `POST /auth`.

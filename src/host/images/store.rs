@@ -290,9 +290,7 @@ impl Inner {
         let id = image.id;
         let mut state = self.lock();
         if state.images.get(&id).is_none_or(|known| **known != image) {
-            let temp = self.temp("record");
-            record::write_new(&temp.0, &image)?;
-            self.publish(&temp.0, &self.root.join("records").join(id.hex()))?;
+            record::write(&self.root.join("records").join(id.hex()), &image)?;
             state.images.insert(id, Arc::new(image));
         }
         let mut names = state.names.clone();
@@ -309,7 +307,7 @@ impl Inner {
         record::sync_directory(to.parent().unwrap_or(&self.root))
     }
 
-    /// Replaces the names; the last ones stay as `names.old`.
+    /// Replaces the names; the last ones stay beside them as a copy.
     pub(super) fn save_names(
         &self,
         state: &mut State,
@@ -318,17 +316,9 @@ impl Inner {
         if names == state.names {
             return Ok(());
         }
-        let temp = self.temp("names");
         let stored = StoredNames { names };
-        record::write_new(&temp.0, &stored)?;
-        let (path, old) = (self.root.join("names"), self.root.join("names.old"));
-        let keep = || -> std::io::Result<()> {
-            ignore_missing(fs::remove_file(&old))?;
-            ignore_missing(fs::hard_link(&path, &old))
-        };
-        keep().map_err(|e| ImageError::io("write", &old, e))?;
+        record::write_keeping_previous(&self.root.join("names"), &stored)?;
         failpoint::hit(Point::ImageNamesKept);
-        self.publish(&temp.0, &path)?;
         state.names = stored.names;
         Ok(())
     }

@@ -167,8 +167,8 @@ impl<R: Read> Read for TarStream<R> {
         }
         let count = self.inner.read(&mut buffer[..most])?;
         if count == 0 {
-            let text = "the archive ends in the middle of an entry";
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+            let cut = ImageError::archive(b"", "it ends in the middle of an entry");
+            return Err(io::Error::other(cut));
         }
         self.left -= count as u64;
         Ok(count)
@@ -335,4 +335,83 @@ fn pax_time(text: &str) -> Option<(i64, u32)> {
         return Some((seconds.checked_sub(1)?, 1_000_000_000 - nanos));
     }
     Some((seconds, nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn block(name: &[u8], flag: u8, size: u64) -> [u8; BLOCK] {
+        let mut block = [0u8; BLOCK];
+        block[..name.len()].copy_from_slice(name);
+        block[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
+        block[156] = flag;
+        block[257..263].copy_from_slice(b"ustar\0");
+        block
+    }
+
+    fn sign(block: &mut [u8]) {
+        block[148..156].copy_from_slice(b"        ");
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+
+    fn read_all(bytes: &[u8]) -> Result<Vec<Entry>> {
+        let mut tar = TarStream::new(bytes);
+        let mut entries = Vec::new();
+        while let Some(entry) = tar.next_entry()? {
+            io::copy(&mut tar, &mut io::sink()).map_err(read_failed)?;
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    #[test]
+    fn numbers_and_times() {
+        assert_eq!(number(b"0000755\0"), Some(0o755));
+        assert_eq!(number(b" 755   \0"), Some(0o755));
+        assert_eq!(number(&[0; 8]), Some(0));
+        assert_eq!(number(&[0x80, 0, 0, 0, 0, 0, 1, 0]), Some(256));
+        assert_eq!(number(&[0xff; 8]), None);
+        assert_eq!(number(b"9999999\0"), None);
+        assert_eq!(pax_time("12.5"), Some((12, 500_000_000)));
+        assert_eq!(pax_time("-1.25"), Some((-2, 750_000_000)));
+        assert_eq!(pax_time("1.0000000019"), Some((1, 1)));
+        assert_eq!(pax_time("x"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_makes_it_panic_or_read_past_its_data(
+            flags in proptest::collection::vec(any::<u8>(), 1..4),
+            edits in proptest::collection::vec((0usize..BLOCK, any::<u8>()), 0..8),
+            data in proptest::collection::vec(any::<u8>(), 0..1500),
+        ) {
+            let mut bytes = Vec::new();
+            for flag in flags {
+                let mut head = block(b"name", flag, data.len() as u64);
+                for (at, value) in &edits {
+                    head[*at] = *value;
+                }
+                sign(&mut head);
+                bytes.extend_from_slice(&head);
+                bytes.extend_from_slice(&data);
+                bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+            }
+            if let Ok(entries) = read_all(&bytes) {
+                let told: u64 = entries.iter().map(|entry| entry.size).sum();
+                prop_assert!(told <= bytes.len() as u64);
+            }
+        }
+
+        #[test]
+        fn no_pax_header_makes_it_panic(data in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut extended = Extended::default();
+            if read_pax(&data, &mut extended).is_ok() {
+                prop_assert!(extended.path.is_none_or(|path| path.len() < 200));
+            }
+        }
+    }
 }

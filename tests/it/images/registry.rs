@@ -18,12 +18,13 @@ pub(super) struct Registry {
 impl Registry {
     /// `extra` goes into its configuration.
     pub(super) fn start(extra: &str) -> Self {
-        Self::start_with(extra, "")
+        Self::start_at("127.0.0.1:0", extra, "")
     }
 
-    pub(super) fn start_with(extra: &str, http: &str) -> Self {
+    /// On a free port of another address; `http` goes into that section.
+    pub(super) fn start_at(address: &str, extra: &str, http: &str) -> Self {
         let dir = Dir::new();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = TcpListener::bind(address).unwrap().local_addr().unwrap();
         let config = dir.path("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
@@ -50,16 +51,6 @@ impl Registry {
     /// `127.0.0.1:PORT/name`.
     pub(super) fn name(&self, name: &str) -> String {
         format!("{}/{name}", self.address)
-    }
-
-    /// Where its blobs are, to damage them.
-    pub(super) fn data(&self) -> std::path::PathBuf {
-        self._dir.path("data")
-    }
-
-    pub(super) fn blob(&self, hex: &str) -> std::path::PathBuf {
-        let path = format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
-        self.data().join(path)
     }
 }
 

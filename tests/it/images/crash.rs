@@ -1,0 +1,99 @@
+//! `kill -9` at random moments while images come and go: what is found afterwards is whole.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use skep::base::rng::Rng;
+use skep::host::images::{ImageRecord, ImageStore, InUse};
+
+use super::archive::{Tar, docker_archive, gzip, sha256};
+use super::{Dir, open};
+
+const ROUNDS: u64 = 25;
+const FILES: usize = 40;
+
+/// An archive whose layers all hold the same number of files.
+fn archive(n: u64) -> Vec<u8> {
+    let layer = |l: u64| {
+        let files = (0..FILES).fold(Tar::default(), |tar, file| {
+            tar.file(&format!("dir{file}/file"), format!("{l} {file}").repeat(100).as_bytes())
+        });
+        files.end()
+    };
+    gzip(&docker_archive(&[layer(n), layer(n + 1)], &[&format!("crash:{n}")]))
+}
+
+/// Not a test of its own: the process that [`killed_at_any_moment_the_store_is_whole`] kills.
+#[test]
+fn busy_child() {
+    let Ok(root) = std::env::var("SKEP_TEST_STORE") else { return };
+    let store = open(Path::new(&root));
+    for n in (0..6).cycle() {
+        store.load(&archive(n)[..], &mut |_| {}).unwrap();
+        if n % 2 == 0 {
+            store.remove(&format!("crash:{n}"), true, &InUse::new).unwrap();
+        }
+        if n == 5 {
+            let keep = |image: &ImageRecord| !image.repo_tags.contains(&"crash:1".to_owned());
+            store.prune(true, &keep, &InUse::new).unwrap();
+        }
+    }
+}
+
+fn check_whole(store: &ImageStore, root: &Path) {
+    for image in store.list() {
+        // Without a name when it was killed between the record and the name; prune takes it.
+        for name in &image.repo_tags {
+            assert_eq!(store.resolve(name).unwrap(), image);
+        }
+        for layer in store.layers(&image).unwrap() {
+            assert_eq!(fs::read_dir(&layer).unwrap().count(), FILES);
+            for item in fs::read_dir(&layer).unwrap() {
+                let path = item.unwrap().path().join("file");
+                assert!(fs::metadata(&path).unwrap().len() >= 300, "{}", path.display());
+            }
+        }
+    }
+    for item in fs::read_dir(root.join("blobs/sha256")).unwrap() {
+        let path = item.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        assert_eq!(sha256(&fs::read(&path).unwrap()), name);
+    }
+    assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0, "tmp");
+}
+
+#[test]
+fn killed_at_any_moment_the_store_is_whole() {
+    let dir = Dir::new();
+    let root = dir.path("store");
+    let seed = std::env::var("SEED").ok().and_then(|text| text.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    println!("SEED={seed}");
+    let mut rng = Rng::new(seed);
+    let mut seen = 0;
+    for _ in 0..ROUNDS {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "images::crash::busy_child", "--nocapture"])
+            .env("SKEP_TEST_STORE", &root)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Killed a random time after its first record of this round.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while fs::read_dir(root.join("records")).map_or(0, Iterator::count) == 0 {
+            assert!(Instant::now() < deadline, "the child does nothing");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_micros(rng.below(120_000)));
+        assert!(child.try_wait().unwrap().is_none(), "the child ended by itself");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = open(&root);
+        check_whole(&store, &root);
+        seen += store.list().len();
+    }
+    assert!(seen > 0, "no round left an image to look at");
+}
