@@ -10,21 +10,22 @@ use skep::model::task::{Task, TaskState};
 #[derive(Default)]
 pub(crate) struct Seen {
     tasks: BTreeMap<TaskId, (TaskState, TaskState)>,
-    hashes: BTreeMap<u64, u64>,
-    index: u64,
+    /// The durable state as it was seen last.
+    last: Store,
 }
 
 impl Seen {
     /// The durable state may have grown, or was `recovered`.
     pub(crate) fn check(&mut self, store: &Store, recovered: bool) {
-        assert!(store.index() >= self.index, "invariant: what is durable is not lost");
-        if store.index() == self.index && !recovered {
+        assert!(store.index() >= self.last.index(), "invariant: what is durable is not lost");
+        if recovered && store.index() == self.last.index() {
+            let same = store.hash() == self.last.hash();
+            assert!(same, "invariant: the same index is the same state");
+        }
+        if store.index() == self.last.index() {
             return;
         }
-        let hash = store.hash();
-        let known = *self.hashes.entry(store.index()).or_insert(hash);
-        assert_eq!(known, hash, "invariant: the same index is the same state");
-        self.index = store.index();
+        self.last = store.clone();
         self.invariant_states_only_grow(store);
         invariant_one_wanted_per_slot(store);
         invariant_addresses_are_leased_once(store);

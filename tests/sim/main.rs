@@ -7,6 +7,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
+    clippy::print_stderr,
     reason = "a test: what fails fails the test, and seeds come from the environment"
 )]
 

@@ -206,9 +206,9 @@ impl World {
                 self.happen(queued.event);
             }
         } else if due(self.manager.as_ref().and_then(Manager::deadline), self.now) {
-            self.to_manager(mio::Input::Tick);
+            self.tell_manager(mio::Input::Tick);
         } else if due(self.worker.as_ref().and_then(Worker::deadline), self.now) {
-            self.to_worker(wio::Input::Tick);
+            self.tell_worker(wio::Input::Tick);
         }
         if let Some(manager) = &self.manager {
             self.seen.check(manager.store(), false);
@@ -225,28 +225,28 @@ impl World {
                     self.disk_writes();
                 }
                 match wrote {
-                    Wrote::Through(index) => self.to_manager(mio::Input::Persisted { index }),
+                    Wrote::Through(index) => self.tell_manager(mio::Input::Persisted { index }),
                     Wrote::Refused(index) => {
                         let reason = "no space left on device".to_owned();
-                        self.to_manager(mio::Input::PersistRefused { index, reason });
+                        self.tell_manager(mio::Input::PersistRefused { index, reason });
                     }
                     Wrote::Nothing => {}
                 }
             }
             Event::SnapshotSaved => {
                 if let Some(index) = self.disk.saved() {
-                    self.to_manager(mio::Input::SnapshotSaved { index });
+                    self.tell_manager(mio::Input::SnapshotSaved { index });
                 }
             }
             Event::Act(task, action) => self.act(task, &action, true),
-            Event::Acted(task, outcome) => self.to_worker(wio::Input::Acted { task, outcome }),
+            Event::Acted(task, outcome) => self.tell_worker(wio::Input::Acted { task, outcome }),
             Event::Exit(task, pid, code) => {
                 if let Some(exit) = self.host.exit(task, pid, code, self.wall().wall) {
-                    self.to_worker(wio::Input::Exited { task, exit });
+                    self.tell_worker(wio::Input::Exited { task, exit });
                 }
             }
-            Event::ToWorker(input) => self.to_worker(*input),
-            Event::ToManager(input) => self.to_manager(*input),
+            Event::ToWorker(input) => self.tell_worker(*input),
+            Event::ToManager(input) => self.tell_manager(*input),
             Event::Client => self.ask(),
             Event::DiskFull(full) => self.disk.full = full && self.faults,
             Event::Up => self.up(),
@@ -257,7 +257,7 @@ impl World {
         if let Some(manager) = self.manager.as_ref().filter(|manager| manager.is_bootstrapped())
             && let Some((request, command)) = self.client.ask(manager.store())
         {
-            self.to_manager(mio::Input::Command { request, command });
+            self.tell_manager(mio::Input::Command { request, command });
         }
         if !self.client.is_done() {
             let wait = Span::from_millis(1 + self.rng.below(3_000));
@@ -295,7 +295,7 @@ impl World {
         }
         self.manager_outputs(out);
         if self.manager.as_ref().is_some_and(Manager::is_bootstrapped) {
-            self.to_manager(mio::Input::WorkerJoined { node: NODE, description });
+            self.tell_manager(mio::Input::WorkerJoined { node: NODE, description });
         } else {
             let input = Box::new(mio::Input::WorkerJoined { node: NODE, description });
             let life = Some(self.life);
@@ -303,7 +303,7 @@ impl World {
         }
     }
 
-    fn to_manager(&mut self, input: mio::Input) {
+    fn tell_manager(&mut self, input: mio::Input) {
         let mut out = Vec::new();
         let now = self.wall();
         if let Some(manager) = &mut self.manager {
@@ -312,7 +312,7 @@ impl World {
         self.manager_outputs(out);
     }
 
-    fn to_worker(&mut self, input: wio::Input) {
+    fn tell_worker(&mut self, input: wio::Input) {
         let mut out = Vec::new();
         let now = self.wall();
         if let Some(worker) = &mut self.worker {

@@ -229,21 +229,8 @@ impl Lab {
                     _ => Command::UpdateService { id, version, spec: None },
                 });
             }
-            ("run", "all") => {
-                for task in self.manager.view().tasks {
-                    if task.desired == TaskState::Running && task.node.is_some() {
-                        self.told(task.id, TaskState::Running, "started", "");
-                    }
-                }
-            }
-            ("gone", "all") => {
-                let tasks = self.manager.view().tasks;
-                let removed = tasks.iter().filter(|task| task.desired == TaskState::Remove);
-                let removed = removed.map(|task| task.id).collect();
-                let report = Report { removed, ..Report::default() };
-                self.step(Input::Report { node: NODE, report });
-                self.advance(1);
-            }
+            ("run", "all") => self.run_all(),
+            ("gone", "all") => self.gone_all(),
             ("run", task) => self.report(task, TaskState::Running, "started", ""),
             ("fail", task) => self.report(task, TaskState::Failed, "started", text),
             ("reject", task) => self.report(task, TaskState::Rejected, "preparing", text),
@@ -274,6 +261,23 @@ impl Lab {
             }
             _ => panic!("unknown command {line:?}"),
         }
+    }
+
+    fn run_all(&mut self) {
+        for task in self.manager.view().tasks {
+            if task.desired == TaskState::Running && task.status.state < TaskState::Running {
+                self.told(task.id, TaskState::Running, "started", "");
+            }
+        }
+    }
+
+    fn gone_all(&mut self) {
+        let tasks = self.manager.view().tasks;
+        let removed = tasks.iter().filter(|task| task.desired == TaskState::Remove);
+        let removed = removed.map(|task| task.id).collect();
+        let report = Report { removed, ..Report::default() };
+        self.step(Input::Report { node: NODE, report });
+        self.advance(1);
     }
 
     fn report(&mut self, task: &str, state: TaskState, message: &str, err: &str) {

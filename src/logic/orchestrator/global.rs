@@ -49,5 +49,5 @@ pub(super) fn spread(draft: &mut Draft<'_>) {
 fn stopped(draft: &Draft<'_>, ids: &[TaskId]) -> bool {
     let tasks = || ids.iter().filter_map(|id| draft.task(*id));
     tasks().all(|task| task.desired > TaskState::Running)
-        && tasks().last().is_some_and(|task| task.status.state == TaskState::Shutdown)
+        && tasks().next_back().is_some_and(|task| task.status.state == TaskState::Shutdown)
 }

@@ -41,7 +41,7 @@ fn surplus_slots(
         let runs = tasks().any(|task| {
             task.status.state == TaskState::Running && task.desired == TaskState::Running
         });
-        let node = tasks().last().and_then(|task| task.node);
+        let node = tasks().next_back().and_then(|task| task.node);
         left.insert(*key, (runs, node));
         *on_node.entry(node).or_default() += 1;
     }

@@ -261,7 +261,7 @@ fn outdated(draft: &Draft<'_>) -> BTreeMap<SlotKey, Vec<TaskId>> {
         if wanted().next().is_some() {
             wanted().any(|task| task.is_outdated(service))
         } else {
-            tasks().last().is_some_and(|task| task.is_outdated(service))
+            tasks().next_back().is_some_and(|task| task.is_outdated(service))
         }
     });
     slots

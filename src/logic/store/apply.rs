@@ -89,7 +89,7 @@ impl Store {
     fn change(&mut self, index: u64, entry: &Entry) -> Applied {
         let mut result = ApplyResult::Done;
         if let Some(Change::Put(Object::Service(service))) = entry.changes.first()
-            && self.services.get(&service.id).is_none()
+            && !self.services.contains_key(&service.id)
         {
             result = ApplyResult::Created(service.id);
         }
