@@ -61,7 +61,7 @@ fn the_packed_image_runs_answers_scales_and_heals() {
 fn a_port_that_another_program_holds_is_told() {
     let node = Node::swarm();
     let mut squatter =
-        node.command("busybox").args(["nc", "-lk", "-p", "9090", "-e", "cat"]).spawn().expect("nc");
+        node.command("busybox").args(["nc", "-ll", "-p", "9090", "-e", "cat"]).spawn().expect("nc");
     node.wait("the port is taken", || {
         let listening = node.command("ss").args(["-ltn"]).output().expect("ss");
         String::from_utf8_lossy(&listening.stdout).contains(":9090").then_some(())

@@ -222,8 +222,8 @@ fn a_missing_segment_is_named_and_a_missing_first_one_is_noticed() {
 #[test]
 fn frames_cannot_be_swapped_repeated_or_carried_to_another_segment() {
     let disk = MemDisk::new(1);
-    // Frames of one length each, so that any two can change places.
-    let steps: Vec<_> = (1..=4).map(|index| Step::Append(vec![entry(index, 1)])).collect();
+    // Frames of one length each that may follow each other in any number: only their chain tells.
+    let steps: Vec<_> = (1..=4).map(|term| Step::Append(vec![hard_state(term, 0)])).collect();
     run(&disk, &steps);
     let files = disk.files();
     let (path, bytes) =
@@ -246,6 +246,34 @@ fn frames_cannot_be_swapped_repeated_or_carried_to_another_segment() {
         let error = open(&MemDisk::with_files(&changed, 1)).unwrap_err();
         assert!(error.contains(path.to_str().unwrap()), "{error}");
     }
+}
+
+#[test]
+fn compaction_keeps_what_the_snapshot_before_the_newest_needs_and_the_hard_state() {
+    let disk = MemDisk::new(1);
+    let steps = [
+        Step::Append(vec![entry(1, 1), hard_state(7, 0)]),
+        Step::Reopen,
+        Step::Append(vec![entry(2, 1)]),
+        Step::Snapshot((1, 1)),
+        Step::Reopen,
+        Step::Append(vec![entry(3, 1)]),
+        Step::Snapshot((3, 1)),
+        Step::Compact,
+    ];
+    let model = run(&disk, &steps).pop().unwrap();
+    let files = disk.files();
+    assert_eq!(segments(&files).len(), 2, "only the first one, which the older snapshot covers");
+    let (_, found) = open(&disk).unwrap();
+    assert_eq!(model.difference(&found), None);
+    assert_eq!(found.hard_state.term, 7, "it was told in the removed segment");
+    let newest = files.keys().rfind(|p| p.extension().is_some_and(|e| e == "snap")).unwrap();
+    let mut changed = files.clone();
+    changed.get_mut(newest).unwrap()[90] ^= 1;
+    let (_, found) = open(&MemDisk::with_files(&changed, 1)).unwrap();
+    assert_eq!(found.snapshot.as_ref().map(|s| s.index), Some(1));
+    assert_eq!(model.difference_behind((1, 1), &found), None);
+    assert!(found.damaged_snapshots[0].contains(newest.to_str().unwrap()));
 }
 
 #[test]
