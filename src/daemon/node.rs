@@ -152,28 +152,7 @@ impl Host {
         shared: &Arc<Shared>,
     ) -> Result<Brain, Fatal> {
         let events = shared.brain.clone();
-        let raft = self.data.raft();
-        let key = key::load_or_create_key(&raft)
-            .map_err(|err| Fatal::new("cannot use the key of the log", err))?;
-        let (wal, found) =
-            Wal::open(&raft, &key).map_err(|err| Fatal::new("cannot open the log", err))?;
-        if let Some(cut) = &found.cut {
-            log::warn!("{cut}");
-        }
-        for damaged in &found.damaged_snapshots {
-            log::warn!("{damaged}");
-        }
-        let term = found.entries.last().map_or(found.hard_state.term, |entry| entry.term);
-        let snapshot = found.snapshot.map(|snapshot| (snapshot.index, snapshot.term, snapshot.data));
-        let recovered = Recovered {
-            term: term.max(snapshot.as_ref().map_or(0, |snapshot| snapshot.1)),
-            snapshot,
-            entries: found
-                .entries
-                .into_iter()
-                .map(|e| LogEntry { index: e.index, term: e.term, data: e.data })
-                .collect(),
-        };
+        let (wal, recovered) = self.open_log()?;
         let seed = || {
             entropy::bytes32().map_err(|err| Fatal::new("cannot read the system's entropy", err))
         };
@@ -224,7 +203,33 @@ impl Host {
             .map_err(|err| thread("proxy", err))?;
         let acts = Acts::new(steps, events);
         let node = Node { id: identity.node, manager, worker, log, plane, acts };
-        Ok(Brain::new(node, self.clock.clone(), Rng::from_entropy(seed()?), self.runtime.events()))
+        Ok(Brain::new(node, self.clock, Rng::from_entropy(seed()?), self.runtime.events()))
+    }
+
+    fn open_log(&self) -> Result<(Wal, Recovered), Fatal> {
+        let raft = self.data.raft();
+        let key = key::load_or_create_key(&raft)
+            .map_err(|err| Fatal::new("cannot use the key of the log", err))?;
+        let (wal, found) =
+            Wal::open(&raft, &key).map_err(|err| Fatal::new("cannot open the log", err))?;
+        if let Some(cut) = &found.cut {
+            log::warn!("{cut}");
+        }
+        for damaged in &found.damaged_snapshots {
+            log::warn!("{damaged}");
+        }
+        let term = found.entries.last().map_or(found.hard_state.term, |entry| entry.term);
+        let snapshot = found.snapshot.map(|snapshot| (snapshot.index, snapshot.term, snapshot.data));
+        let recovered = Recovered {
+            term: term.max(snapshot.as_ref().map_or(0, |snapshot| snapshot.1)),
+            snapshot,
+            entries: found
+                .entries
+                .into_iter()
+                .map(|e| LogEntry { index: e.index, term: e.term, data: e.data })
+                .collect(),
+        };
+        Ok((wal, recovered))
     }
 
     /// Ends a node that leaves and removes everything of it; answers who asked for that.

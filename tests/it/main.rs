@@ -4,6 +4,8 @@
     clippy::disallowed_methods,
     clippy::disallowed_types,
     clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
     reason = "tests act on the machine, and what fails there fails the test"
 )]
 

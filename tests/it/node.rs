@@ -190,7 +190,10 @@ impl Node {
     }
 
     /// Waits until the daemon ended by itself, and tells by which signal, if any.
-    pub(crate) fn wait_daemon_end(&mut self, patience: Duration) -> Option<std::process::ExitStatus> {
+    pub(crate) fn wait_daemon_end(
+        &mut self,
+        patience: Duration,
+    ) -> Option<std::process::ExitStatus> {
         let deadline = Instant::now() + patience;
         let daemon = self.daemon.as_mut()?;
         loop {
