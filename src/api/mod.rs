@@ -14,6 +14,7 @@ pub mod front;
 mod handlers;
 pub mod lookup;
 pub mod query;
+mod random_name;
 pub mod respond;
 pub mod router;
 pub mod server;

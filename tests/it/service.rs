@@ -122,7 +122,7 @@ fn bad_input_changes_nothing() {
     node.ok(&["service", "create", "-q", "-d", "--name", "taken", "-p", "8082:80", "skep/hello"]);
     let before = node.api("/services");
     let table: &[(&[&str], &str)] = &[
-        (&["service", "create", "Not A Reference"], "invalid reference format"),
+        (&["service", "create", "Not A Reference"], "is not a valid repository/tag"),
         (
             &["service", "create", "--name", "taken", "skep/hello"],
             "name conflicts with an existing object: service taken already exists",
@@ -149,7 +149,7 @@ fn bad_input_changes_nothing() {
         (&["service", "rm", "missing"], "service missing not found"),
         (&["service", "inspect", "missing"], "no such service: missing"),
         (&["service", "ps", "missing"], "no such service: missing"),
-        (&["service", "update", "--image", "UPPER CASE", "taken"], "invalid reference format"),
+        (&["service", "update", "--image", "UPPER CASE", "taken"], "is not a valid repository/tag"),
         (&["init"], "This node is already part of a swarm"),
         (&["leave"], "--force"),
     ];

@@ -57,7 +57,7 @@ pub(crate) struct Client {
 }
 
 const IMAGES: [&str; 8] =
-    ["run", "run", "run", "stubborn", "exit:1:200", "exit:0:15000", "nostart", "noimage"];
+    ["run", "run", "run", "stubborn", "exit-1-200", "exit-0-15000", "nostart", "noimage"];
 
 impl Client {
     /// A script of about `length` requests.

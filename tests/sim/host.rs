@@ -108,7 +108,7 @@ impl Host {
         }
         self.pids += 1;
         folder.container = Container::Running { pid: self.pids };
-        let fate = match image.strip_prefix("exit:").and_then(|rest| rest.split_once(':')) {
+        let fate = match image.strip_prefix("exit-").and_then(|rest| rest.split_once('-')) {
             Some((code, millis)) => Fate::Exits {
                 after: Span::from_millis(millis.parse().unwrap()),
                 code: code.parse().unwrap(),

@@ -5,6 +5,7 @@ use crate::api::convert;
 use crate::api::engine::Engine;
 use crate::api::errors::ApiError;
 use crate::api::lookup::{Candidate, find};
+use crate::api::random_name;
 use crate::api::respond::Reply;
 use crate::daemon::handle::{self, Command, View};
 use crate::model::engine::Created;
@@ -53,8 +54,13 @@ pub(super) fn inspect(
 
 /// `POST /services/create`.
 pub(super) fn create(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, ApiError> {
-    let asked: ServiceSpec = call.json()?;
+    let mut asked: ServiceSpec = call.json()?;
     let view = engine.view()?;
+    if asked.name.is_empty() {
+        let taken = view.services.iter().map(|service| service.spec.name.as_str()).collect();
+        let bits = getrandom::u64().unwrap_or(view.index);
+        asked.name = random_name::pick(bits, &taken);
+    }
     let spec = convert::service_spec::parse(asked, &view.networks)?;
     match engine.command(Command::CreateService { spec: Box::new(spec) })? {
         handle::Reply::Created { id } => {

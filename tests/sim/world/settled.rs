@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use skep::base::time::Span;
-use skep::logic::manager::Manager;
 use skep::logic::worker::Worker;
 use skep::model::task::TaskState;
 
