@@ -187,6 +187,7 @@ until ! kill -0 "$qemu" 2>/dev/null; do
   [ $SECONDS -lt $((boot_seconds_max * 2)) ] || failed "the machine does not power off"
   read -rt 0.2 <> <(:) || :
 done
+! grep -a "Waiting for process.*skep" "$console" || failed "a process of skep ignores the end of the machine"
 qemu=
 cp "$work/scratch.img" "$work/disk.img"
 acknowledged=0

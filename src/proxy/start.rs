@@ -17,6 +17,7 @@ use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, pipe2, setsid};
 
@@ -133,6 +134,12 @@ pub fn run(arguments: &[&str]) -> ExitCode {
             return code;
         }
     };
+    // The daemon blocks the signals it waits for, and children inherit that: a proxy with SIGTERM
+    // blocked would hold up the machine's shutdown for 90 s.
+    if let Err(e) = SigSet::empty().thread_set_mask() {
+        say(&chain(&StartError::Call { doing: "unblock signals", source: e }));
+        return ExitCode::FAILURE;
+    }
     let result = if args.detach { detach(&args) } else { serve(&args, |()| Ok(())) };
     match result {
         Ok(()) => ExitCode::SUCCESS,
