@@ -13,7 +13,8 @@
 //! is below one's own tag is ever made or removed.
 
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
@@ -27,6 +28,12 @@ const TASKS_UNIT: &str = "skep-tasks.service";
 
 /// What a task may be limited or counted by.
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "io", "memory", "pids", "hugetlb"];
+
+/// How long the tasks' unit may take to move its process away; it takes milliseconds.
+const HOLDER_WAIT: Duration = Duration::from_secs(10);
+
+/// Between two looks at it.
+const HOLDER_PAUSE: Duration = Duration::from_millis(10);
 
 /// A step that failed, and on what.
 #[derive(Debug, thiserror::Error)]
@@ -57,9 +64,13 @@ pub fn enter(data_root: &Path) -> Result<Home, CgroupHomeError> {
     let own = fs::read_to_string("/proc/self/cgroup")
         .map_err(|e| failed("read", Path::new("/proc/self/cgroup"), e))?;
     let tasks_unit = tasks_unit(&own).filter(|unit| below(unit).is_dir());
-    let place = place(&Names::new(data_root).tag, kind == CGROUP2_SUPER_MAGIC, tasks_unit);
+    let tag = Names::new(data_root).tag;
+    let place = place(&tag, kind == CGROUP2_SUPER_MAGIC, tasks_unit.as_deref());
     if kind != CGROUP2_SUPER_MAGIC {
         return Ok(Home { tasks: place.tasks, daemon_procs: Vec::new() });
+    }
+    if let Some(unit) = &tasks_unit {
+        wait_for_holder(&below(unit));
     }
     open_up(&place.tasks)?;
     let mut daemon_procs = Vec::new();
@@ -80,7 +91,7 @@ struct Place {
     daemon: Option<String>,
 }
 
-fn place(tag: &str, unified: bool, tasks_unit: Option<String>) -> Place {
+fn place(tag: &str, unified: bool, tasks_unit: Option<&str>) -> Place {
     match (unified, tasks_unit) {
         (true, Some(unit)) => Place { tasks: format!("{unit}/{tag}"), daemon: None },
         (true, None) => Place {
@@ -96,6 +107,20 @@ fn tasks_unit(own: &str) -> Option<String> {
     let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
     let (slice, unit) = path.rsplit_once('/')?;
     unit.ends_with(".service").then(|| format!("{slice}/{TASKS_UNIT}"))
+}
+
+/// Waits until the unit's own process has moved from the unit's cgroup to a leaf below: while one
+/// is in it, nothing can be passed on to children.
+fn wait_for_holder(unit: &Path) {
+    let procs = unit.join("cgroup.procs");
+    let deadline = Instant::now() + HOLDER_WAIT;
+    while fs::read_to_string(&procs).is_ok_and(|text| !text.is_empty()) {
+        if Instant::now() > deadline {
+            log::warn!("a process stays in {}: limits may not work", unit.display());
+            return;
+        }
+        thread::sleep(HOLDER_PAUSE);
+    }
 }
 
 /// Makes a cgroup whose children can be limited: on the way down every level passes the
@@ -164,7 +189,7 @@ mod tests {
 
     #[test]
     fn daemons_with_other_roots_have_other_places() {
-        let unit = || Some("/system.slice/skep-tasks.service".to_owned());
+        let unit = || Some("/system.slice/skep-tasks.service");
         assert_eq!(place("abcd", true, unit()).tasks, "/system.slice/skep-tasks.service/abcd");
         let by_hand = place("abcd", true, None);
         assert_eq!(by_hand.tasks, "/skep-abcd/tasks");

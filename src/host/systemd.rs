@@ -172,7 +172,7 @@ mod tests {
         for line in ["Type=notify", "KillMode=process", "Restart=always", "StartLimitIntervalSec=0"] {
             assert!(UNIT.lines().any(|found| found == line), "{line}");
         }
-        for line in ["Delegate=yes", "RemainAfterExit=yes", "OOMPolicy=continue"] {
+        for line in ["Delegate=yes", "Type=exec", "OOMPolicy=continue", "OOMScoreAdjust=-1000"] {
             assert!(TASKS_UNIT.lines().any(|found| found == line), "{line}");
         }
     }
