@@ -151,7 +151,12 @@ until_says() {
 
 failed() {
   keep=1
-  sed 's/\r$//' "$console" | tail -n 80 >&2
+  # The machine tells more after its failure.
+  local until=$((SECONDS + 60))
+  until grep -q "VMTEST END" "$console" || [ $SECONDS -gt $until ] || ! kill -0 "$qemu" 2>/dev/null; do
+    read -rt 0.2 <> <(:) || :
+  done
+  sed 's/\r$//' "$console" | tail -n 120 >&2
   say "vm: FAILED in boot $boots: $1 (seed $seed, console: $console)"
   exit 1
 }

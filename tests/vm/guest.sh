@@ -10,6 +10,9 @@ fail() {
   journalctl -b --no-pager -u skep -o cat | tail -40
   skep service ls
   skep service ps website --no-trunc
+  skep node ls
+  ps -eo pid,ppid,args 2>/dev/null | grep -v '\]$' || :
+  find /sys/fs/cgroup/system.slice/skep* -type d
   tell "END"
   systemctl --force --force poweroff
 }
