@@ -28,7 +28,6 @@ leftovers() {
     awk '{ print "mount " $2 }' /proc/mounts
     ip netns list | sed 's/^/netns /'
     ip -o link | sed 's/^[0-9]*: \([^:@]*\).*/link \1/'
-    find /sys/fs/cgroup -maxdepth 3 -type d -name '*skep*' | sed 's/^/cgroup /'
     nft list tables | sed 's/^/nft /'
   } | sort
 }
@@ -41,7 +40,10 @@ stage build cargo build --quiet --all-targets
 stage units cargo test --quiet --lib --bins
 stage layout cargo test --quiet --test tidy
 stage simulation cargo test --quiet --test sim
-stage integration cargo test --quiet --test it
+# Minutes of kill loops, and a full disk: a stage of their own in tests/long.sh.
+slow=(survival::kills survival::every survival::load survival::a_full_disk)
+say "left to 'tests/long.sh kills': ${slow[*]}"
+stage integration cargo test --quiet --test it -- "${slow[@]/#/--skip=}"
 stage leftovers check_leftovers
 
 say

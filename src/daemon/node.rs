@@ -266,6 +266,7 @@ impl Host {
             dataplane.shutdown(false).map_err(|err| Fatal::new("cannot end the proxy", err))?;
         }
         self.net.teardown_all().map_err(|err| Fatal::new("cannot remove the network", err))?;
+        self.runtime.purge();
         for folder in [self.data.raft(), self.data.tasks()] {
             empty(&folder)?;
         }

@@ -145,7 +145,7 @@ fn bad_input_changes_nothing() {
         (&["service", "create", "--restart-delay", "soon", "skep/hello"], "invalid"),
         (&["service", "create", "--nope", "skep/hello"], "unknown flag: --nope"),
         (&["service", "scale", "taken=minus"], "invalid"),
-        (&["service", "scale", "missing=1"], "service missing not found"),
+        (&["service", "scale", "missing=1"], "No such service: missing"),
         (&["service", "rm", "missing"], "service missing not found"),
         (&["service", "inspect", "missing"], "no such service: missing"),
         (&["service", "ps", "missing"], "no such service: missing"),

@@ -196,7 +196,8 @@ fn make_image(root: &Path) {
     }
     let busybox = root.join("bin/busybox");
     std::fs::copy("/bin/busybox", &busybox).expect("busybox-static is needed");
-    let list = std::process::Command::new(&busybox).arg("--list").output().unwrap();
+    // Not the copy: another thread may fork while it is still open for writing (ETXTBSY).
+    let list = std::process::Command::new("/bin/busybox").arg("--list").output().unwrap();
     for name in String::from_utf8(list.stdout).unwrap().lines() {
         if name != "busybox" {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();

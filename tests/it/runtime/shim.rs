@@ -44,9 +44,16 @@ fn one_thread_and_the_same_memory_whatever_is_logged() {
     });
     let after = own_kib(shim);
     assert!(after <= before + 64, "{before} KiB before and {after} KiB after 100 MB");
+    // A machine may refuse even root a lower score; then the shim goes on without it.
+    let allowed = std::process::Command::new("sh")
+        .args(["-c", "echo -999 2>/dev/null >/proc/self/oom_score_adj"])
+        .stderr(std::process::Stdio::null())
+        .status()
+        .unwrap()
+        .success();
     assert_eq!(
-        std::fs::read_to_string(format!("/proc/{shim}/oom_score_adj")).unwrap().trim(),
-        "-999"
+        std::fs::read_to_string(format!("/proc/{shim}/oom_score_adj")).unwrap().trim() == "-999",
+        allowed
     );
     // Lock, socket, signals, two pipes, the log, /dev/null and the three standard ones.
     let open = std::fs::read_dir(format!("/proc/{shim}/fd")).unwrap().count();
