@@ -18,13 +18,50 @@ esac
 need_root tests/demo.sh
 
 skep=/usr/local/bin/skep
-if [ "${1:-}" = --clean ]; then
-  if [ -x "$skep" ]; then
+data=/var/lib/skep
+exec=/run/skep
+
+# The daemon's process, 0 when none runs.
+daemon_pid() {
+  local pid
+  pid=$(cat "$data/lock" 2>/dev/null || :)
+  case $(tr '\0' ' ' 2>/dev/null <"/proc/${pid:-0}/cmdline" || :) in
+    *"skep daemon "*) echo "$pid" ;;
+    *) echo 0 ;;
+  esac
+}
+
+clean() {
+  if [ -S "$exec/skep.sock" ]; then
     "$skep" leave --force || say "no swarm to leave"
-    "$skep" uninstall
-    rm -f "$skep"
   fi
-  say "clean: no node, no container, no file of skep is left"
+  if [ -d /run/systemd/system ] && [ -e /etc/systemd/system/skep.service ]; then
+    systemctl disable --quiet --now skep.service skep-tasks.service
+    rm -f /etc/systemd/system/skep.service /etc/systemd/system/skep-tasks.service
+    systemctl daemon-reload
+  fi
+  local pid deadline=$((SECONDS + 15))
+  pid=$(daemon_pid)
+  if [ "$pid" != 0 ]; then
+    kill "$pid"
+    while [ -d "/proc/$pid" ]; do
+      [ $SECONDS -lt $deadline ] || die "the daemon (process $pid) does not end"
+      sleep 0.1
+    done
+  fi
+  ! grep -q " $exec/" /proc/mounts || die "containers still have mounts below $exec: stop them first"
+  rm -rf "$data" "$exec" "$skep"
+  say "clean: no process, no container, no file of skep is left"
+}
+
+# A node that somebody has made for another purpose is neither used nor removed.
+mine=$data/.demo
+if [ -e "$data/node/identity" ] && [ ! -e "$mine" ]; then
+  die "this machine has a node that this script did not make: it stays untouched"
+fi
+
+if [ "${1:-}" = --clean ]; then
+  clean
   exit 0
 fi
 
@@ -56,6 +93,7 @@ if "$skep" node ls >/dev/null 2>&1; then
   "$skep" service rm website >/dev/null 2>&1 || :
 else
   run "$skep" init
+  touch "$mine"
 fi
 run "$skep" service create --name website --publish "$port:80" skep/hello
 run curl -s "http://127.0.0.1:$port/"
@@ -65,7 +103,8 @@ answers_from 3
 run "$skep" service ps website
 
 victim=$("$skep" service ps -q --no-trunc --filter desired-state=running website | head -n 1)
-pid=$("$skep" inspect --type task --format '{{.Status.ContainerStatus.PID}}' "$victim")
+pid=$(curl -s --unix-socket "$exec/skep.sock" "http://localhost/tasks/$victim" | sed -n 's/.*"PID":\([0-9]*\).*/\1/p')
+[ -n "$pid" ] || die "the task $victim has no process"
 run kill -9 "$pid"
 deadline=$((SECONDS + 60))
 until "$skep" service ps -q --no-trunc --filter desired-state=running website | grep -qv "$victim" &&

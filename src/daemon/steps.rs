@@ -73,7 +73,7 @@ impl Steps {
     }
 
     fn prepare(&self, task: TaskId, prepare: &Prepare) -> Result<Outcome, Failed> {
-        let image = self.image(&prepare.container.image, prepare.pull)?;
+        let image = self.image(&prepare.container.image)?;
         // Held until the record names the image: from then on the record keeps it.
         let lease = self.images.lease(image.id)?;
         std::fs::create_dir_all(self.data.task(task))
@@ -148,12 +148,13 @@ impl Steps {
             .map_err(|err| Failed::host(format!("cannot remove the network of task {task}: {}", chain::text(&err))))
     }
 
-    /// The image of a task: what is there (or packed of the binary itself), else from its registry.
-    fn image(&self, name: &str, pull: bool) -> Result<ImageRecord, Failed> {
+    /// The image of a task: what is there (or packed of the binary itself), else from its
+    /// registry. What is there goes first, unlike with Docker: a node starts its tasks without a
+    /// registry, and a service that shall follow a tag was given the tag's digest when it was made.
+    fn image(&self, name: &str) -> Result<ImageRecord, Failed> {
         match self.images.resolve(name) {
             Ok(image) => return Ok(image),
             Err(err) if err.kind() != ErrorKind::NotFound => return Err(err.into()),
-            Err(err) if !pull => return Err(err.into()),
             Err(_) => {}
         }
         let reference = Reference::parse(name).map_err(|err| Failed {

@@ -162,7 +162,7 @@ pub fn expand_container(
     let mut container = container.clone();
     for mount in &mut container.mounts {
         let failed = |text: &str, error: TemplateError| {
-            format!("expanding mounts failed: expanding mount source {text:?}: {error}")
+            format!("expanding mounts failed: expanding mount source {}: {error}", shown(text))
         };
         match &mut mount.kind {
             MountKind::Bind { source, .. } => {
@@ -177,9 +177,18 @@ pub fn expand_container(
     }
     for env in &mut container.env {
         *env = expand(env, context)
-            .map_err(|e| format!("expanding env failed: expanding {env:?}: {e}"))?;
+            .map_err(|e| format!("expanding env failed: expanding {}: {e}", shown(env)))?;
     }
     container.hostname = expand(&container.hostname, context)
         .map_err(|e| format!("expanding hostname failed: {e}"))?;
     Ok(container)
+}
+
+/// A value in an error: quoted, and cut where it is too long to be read.
+fn shown(text: &str) -> String {
+    const CHARS_MAX: usize = 100;
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((at, _)) => format!("{:?}…", &text[..at]),
+        None => format!("{text:?}"),
+    }
 }

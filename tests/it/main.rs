@@ -18,4 +18,5 @@ mod node;
 mod proxy;
 mod runtime;
 mod service;
+mod service_image;
 mod survival;

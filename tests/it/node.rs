@@ -72,7 +72,7 @@ impl Node {
         Self::start_prepared(&[], |dir| {
             let data = dir.join("data");
             fs::create_dir_all(&data).expect("data root");
-            let options = format!("size={bytes}");
+            let options = format!("size={bytes},mode=0700");
             nix::mount::mount(
                 Some("tmpfs"),
                 &data,
@@ -189,23 +189,14 @@ impl Node {
         }
     }
 
-    /// Waits until the daemon ended by itself, and tells by which signal, if any.
-    pub(crate) fn wait_daemon_end(
-        &mut self,
-        patience: Duration,
-    ) -> Option<std::process::ExitStatus> {
-        let deadline = Instant::now() + patience;
-        let daemon = self.daemon.as_mut()?;
-        loop {
-            if let Some(status) = daemon.try_wait().expect("wait") {
-                self.daemon = None;
-                return Some(status);
-            }
-            if Instant::now() > deadline {
-                return None;
-            }
-            pause();
-        }
+    /// Whether the daemon ended by itself.
+    pub(crate) fn daemon_has_ended(&self) -> bool {
+        let pid = nix::unistd::Pid::from_raw(self.daemon_pid());
+        let flags = nix::sys::wait::WaitPidFlag::WEXITED
+            | nix::sys::wait::WaitPidFlag::WNOHANG
+            | nix::sys::wait::WaitPidFlag::WNOWAIT;
+        let status = nix::sys::wait::waitid(nix::sys::wait::Id::Pid(pid), flags);
+        status.expect("waitid") != nix::sys::wait::WaitStatus::StillAlive
     }
 
     /// SIGTERM to the daemon, and waits for its end. Gives the time it took.

@@ -51,10 +51,13 @@ impl ShimClient {
         self.send(Request::Hello { version: VERSION })
     }
 
+    /// That the shim has left meanwhile is no error here: the next `receive` tells it.
     pub(super) fn send(&self, request: Request) -> Result<(), RuntimeError> {
         let packet = request.encode();
-        let sent = send(self.fd.as_raw_fd(), packet.as_bytes(), MsgFlags::MSG_NOSIGNAL);
-        sent.map(drop).map_err(|err| failed("send", err))
+        match send(self.fd.as_raw_fd(), packet.as_bytes(), MsgFlags::MSG_NOSIGNAL) {
+            Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
+            Err(err) => Err(failed("send", err)),
+        }
     }
 
     /// The next message, or none when the shim has gone or the time is up.
@@ -71,7 +74,7 @@ impl ShimClient {
             }
             let mut buf = [0; PACKET_BYTES_MAX];
             return match recv(self.fd.as_raw_fd(), &mut buf, MsgFlags::MSG_DONTWAIT) {
-                Ok(0) | Err(Errno::ECONNRESET) => Ok(Received::Gone),
+                Ok(0) | Err(Errno::ECONNRESET | Errno::EPIPE) => Ok(Received::Gone),
                 Ok(n) => {
                     Reply::decode(&buf[..n]).map(Received::Reply).map_err(|err| failed("read", err))
                 }
@@ -151,4 +154,24 @@ impl AsFd for ShimClient {
 /// Nothing more will change.
 pub(super) fn is_final(state: &State) -> bool {
     matches!(state.phase, Phase::Exited | Phase::Failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::socketpair;
+
+    /// A container that ends at once is over, and its shim gone, before its start was asked about.
+    #[test]
+    fn a_shim_that_left_is_gone_and_no_error() {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (fd, shim) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).expect("socketpair");
+        let client = ShimClient { fd };
+        drop(shim);
+        client.hello().expect("not an error");
+        let state = client.wait_state(Duration::from_secs(5), |_| true).expect("not an error");
+        assert_eq!(state, None);
+        assert_eq!(client.ask(Request::Start, Duration::from_secs(5)).expect("told"), Answer::Gone);
+    }
 }

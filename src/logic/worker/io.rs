@@ -158,8 +158,6 @@ pub struct Prepare {
     pub networks: Vec<Network>,
     /// Fence of the assignment, kept beside the task.
     pub fence: Fence,
-    /// Try the registry first, or use what is there.
-    pub pull: bool,
 }
 
 /// A task folder found at start.

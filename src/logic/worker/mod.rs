@@ -370,7 +370,6 @@ fn prepare(
         task: task.as_ref().clone(),
         container,
         fence,
-        pull: false,
     })))
 }
 

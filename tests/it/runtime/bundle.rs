@@ -95,9 +95,9 @@ fn a_hostile_image_leads_nowhere() {
     let err = world.launch(task(2), &inputs).unwrap_err().to_string();
     assert!(err.contains("not a regular file"), "{err}");
     std::fs::remove_file(&passwd).unwrap();
-    std::os::unix::fs::symlink("/proc/self/fd/7", world.image().join("work")).unwrap();
+    std::os::unix::fs::symlink("/proc/self/fd/7", world.image().join("link")).unwrap();
     let mut inputs = world.inputs(&["true"]);
-    inputs.image.workdir = "/work/../x".into();
+    inputs.image.workdir = "/link/../x".into();
     let err = world.launch(task(3), &inputs).unwrap_err().to_string();
     assert!(err.contains("leads to /proc"), "{err}");
     // A volume target that is a link out of the image fills from nowhere.

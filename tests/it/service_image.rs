@@ -1,0 +1,135 @@
+//! Where a service's image comes from: a registry when it is not here, and nowhere when it is.
+
+use std::process::{Child, Stdio};
+
+use crate::node::{Node, busybox_archive, must};
+
+/// Debian's registry inside a node's network, at 127.0.0.1:5000.
+struct Registry {
+    child: Child,
+}
+
+impl Registry {
+    fn start(node: &Node) -> Self {
+        let config = node.dir.join("registry.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
+             http:\n  addr: 127.0.0.1:5000\n",
+            node.dir.join("registry").display()
+        );
+        std::fs::write(&config, text).expect("configuration");
+        let child = node
+            .command("docker-registry")
+            .args(["serve", config.to_str().expect("path")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("docker-registry");
+        let registry = Self { child };
+        node.wait("the registry answers", || node.get("127.0.0.1:5000/v2"));
+        registry
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("wait");
+    }
+}
+
+/// Builds an image with buildah, from the files of a busybox, and pushes it.
+fn build_and_push(node: &Node, name: &str, greeting: &str) {
+    let storage = node.dir.join("buildah");
+    let buildah = |args: &[&str]| {
+        let mut command = node.command("buildah");
+        command.arg("--root").arg(storage.join("root")).arg("--runroot").arg(storage.join("run"));
+        let output = must(command.args(["--storage-driver", "vfs"]).args(args));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    busybox_archive(&node.dir.join("unused.tar"), "unused", &node.dir);
+    let root = node.dir.join("busybox-root");
+    std::fs::write(root.join("www/index.html"), greeting).expect("index");
+    let container = buildah(&["from", "scratch"]);
+    buildah(&["add", "-q", &container, root.to_str().expect("path"), "/"]);
+    buildah(&[
+        "config",
+        "--cmd",
+        r#"["httpd", "-f", "-p", "80", "-h", "/www"]"#,
+        "--env",
+        "PATH=/bin",
+        &container,
+    ]);
+    buildah(&["commit", "-q", &container, name]);
+    let to = format!("docker://127.0.0.1:5000/{name}");
+    buildah(&["push", "-q", "--tls-verify=false", name, &to]);
+}
+
+#[test]
+fn an_image_that_is_not_here_is_pulled_and_then_no_registry_is_needed() {
+    let mut node = Node::swarm();
+    let registry = Registry::start(&node);
+    build_and_push(&node, "web:v1", "first\n");
+    let said =
+        node.ok(&["service", "create", "--name", "web", "-p", "8080:80", "127.0.0.1:5000/web:v1"]);
+    assert!(said.contains("converged"), "{said}");
+    assert_eq!(node.get("127.0.0.1:8080").as_deref(), Some("first\n"));
+    let image = node.api("/services/web")["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"].clone();
+    let image = image.as_str().expect("image").to_owned();
+    assert!(image.starts_with("127.0.0.1:5000/web:v1@sha256:"), "pinned: {image}");
+    assert!(node.ok(&["service", "ls"]).contains(" 127.0.0.1:5000/web:v1 "));
+
+    // The same tag again, with something else behind it.
+    build_and_push(&node, "web:v1", "second\n");
+    node.ok(&["service", "update", "--image", "127.0.0.1:5000/web:v1", "web"]);
+    assert_eq!(node.get("127.0.0.1:8080").as_deref(), Some("second\n"));
+
+    drop(registry);
+    node.kill_daemon();
+    node.start_daemon();
+    node.ok(&["service", "scale", "web=2"]);
+    let victim = crate::service::task_pid(&node.wait_running("web", 2)[0]);
+    crate::service::kill(victim);
+    node.wait("a successor runs without a registry", || {
+        let running = node.tasks("web", "running");
+        let fresh = running.iter().all(|task| crate::service::task_pid(task) != victim);
+        (running.len() == 2 && fresh).then_some(())
+    });
+    let said = node.fails(&["image", "rm", &image]);
+    assert!(said.err.contains("conflict"), "{said:?}");
+}
+
+#[test]
+fn an_image_that_cannot_be_had_is_told_and_comes_by_itself_later() {
+    let node = Node::swarm();
+    let said = node.skep(&[
+        "service",
+        "create",
+        "-d",
+        "--name",
+        "web",
+        "--restart-delay",
+        "1s",
+        "-p",
+        "8080:80",
+        "127.0.0.1:5000/web:v1",
+    ]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.err.contains("could not be accessed on a registry to record"), "{said:?}");
+    let rejected = node.wait("the task is rejected", || node.tasks("web", "rejected").pop());
+    let why = rejected["Status"]["Err"].as_str().unwrap_or_default().to_owned();
+    assert!(why.contains("127.0.0.1:5000"), "{why}");
+    assert!(node.ok(&["service", "ps", "--no-trunc", "web"]).contains(&why));
+
+    let _registry = Registry::start(&node);
+    // Reachable, but without the image.
+    node.wait("the registry is asked", || {
+        let tasks = node.tasks("web", "rejected");
+        let told = |task: &serde_json::Value| {
+            task["Status"]["Err"].as_str().is_some_and(|err| err.contains("manifest unknown"))
+        };
+        tasks.iter().any(told).then_some(())
+    });
+    build_and_push(&node, "web:v1", "late\n");
+    node.wait("it runs", || node.get("127.0.0.1:8080").filter(|body| body == "late\n"));
+}
