@@ -179,9 +179,11 @@ fn every_fail_point_is_survived() {
             .stderr(Stdio::null())
             .spawn()
             .expect("sh");
-        let died = node.wait("the work ends or the daemon does", || {
+        // Work that fails did so because the daemon died, or is about to be seen dead.
+        let died = node.wait("the work is done or the daemon dies", || {
+            let done = work.try_wait().expect("sh").is_some_and(|status| status.success());
             let died = node.daemon_has_ended();
-            (died || work.try_wait().expect("sh").is_some()).then_some(died)
+            (died || done).then_some(died)
         });
         if !died {
             unpassed.push(point.name());
