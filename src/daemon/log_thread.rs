@@ -93,11 +93,13 @@ fn run(mut wal: Wal, queue: &Receiver<Write>, events: &Events<Event>) {
 fn append(wal: &mut Wal, entries: Vec<LogEntry>) -> Option<Event> {
     let first = entries.first()?.index;
     let last = entries.last()?.index;
+    let urgent = entries.iter().all(|entry| entry.urgent);
     let records: Vec<LogRecord> = entries
         .into_iter()
         .map(|e| LogRecord::Entry(Entry { index: e.index, term: e.term, data: e.data }))
         .collect();
-    Some(match wal.append(&records) {
+    let appended = if urgent { wal.append_urgent(&records) } else { wal.append(&records) };
+    Some(match appended {
         Ok(()) => Event::Persisted { index: last },
         Err(err) => {
             let reason = crate::base::chain::text(&err);

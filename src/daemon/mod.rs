@@ -140,7 +140,10 @@ async fn lives(
         let Some(known) = identity.take() else {
             start()?;
             match brain::idle(events).await {
-                None => return Ok(()),
+                None => {
+                    host.close();
+                    return Ok(());
+                }
                 Some(Event::Init { request, answer }) => match host.make_identity(&request) {
                     Ok(made) => {
                         identity = Some(made);

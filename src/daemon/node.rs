@@ -108,6 +108,8 @@ impl Host {
         for warning in net.warnings() {
             log::warn!("{warning}");
         }
+        let net = Arc::new(net);
+        net.keep_table().map_err(|err| Fatal::new("cannot watch over the packet rules", err))?;
         let plane = DataplaneConfig {
             exec_root: exec.path().to_owned(),
             build: build(&exe)?,
@@ -119,12 +121,19 @@ impl Host {
             facts,
             images: Arc::new(images),
             runtime: Arc::new(runtime),
-            net: Arc::new(net),
+            net,
             data,
             plane,
             clock: Clock::new(),
             _lock: lock,
         })
+    }
+
+    /// Takes away what a daemon that is in no swarm has put into the kernel.
+    pub(super) fn close(&self) {
+        if let Err(err) = self.net.teardown_all() {
+            log::warn!("cannot remove the packet rules: {}", chain::text(&err));
+        }
     }
 
     /// Makes this node the first of a new cluster.
@@ -226,7 +235,7 @@ impl Host {
             entries: found
                 .entries
                 .into_iter()
-                .map(|e| LogEntry { index: e.index, term: e.term, data: e.data })
+                .map(|e| LogEntry { index: e.index, term: e.term, data: e.data, urgent: false })
                 .collect(),
         };
         Ok((wal, recovered))

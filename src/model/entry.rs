@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::object::{Object, ObjectId};
+use super::task::TaskState;
 use crate::base::id::RequestId;
 use crate::base::time::Wall;
 
@@ -20,6 +21,18 @@ pub struct Entry {
     pub preconditions: Vec<Precondition>,
     /// Written in this order.
     pub changes: Vec<Change>,
+}
+
+impl Entry {
+    /// It only takes away, or tells tasks to end: what gives a full disk room again.
+    #[must_use]
+    pub fn makes_room(&self) -> bool {
+        self.changes.iter().all(|change| match change {
+            Change::Remove(_) => true,
+            Change::Put(Object::Task(task)) => task.desired > TaskState::Running,
+            Change::Put(_) => false,
+        })
+    }
 }
 
 /// What must hold for an entry to take effect.

@@ -321,7 +321,10 @@ impl Drop for Node {
         {
             eprintln!("umount {}: {err}", self.data_root().display());
         }
-        let left = sweep(&self.dir);
+        let mut left = sweep(&self.dir);
+        let tables = self.command("nft").args(["list", "tables"]).output();
+        let tables = tables.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        left.extend(tables.unwrap_or_default().lines().map(|line| format!("nft {line}")));
         let gone = Command::new("ip").args(["netns", "del", &self.netns]).status();
         if let Err(err) = fs::remove_dir_all(&self.dir) {
             eprintln!("cannot remove {}: {err}", self.dir.display());
@@ -354,6 +357,7 @@ pub(crate) fn sweep(dir: &Path) -> Vec<String> {
             }
         }
     }
+    sweep_cgroups(dir, &mut left);
     let mounts = fs::read_to_string("/proc/mounts").expect("/proc/mounts");
     for target in mounts.lines().filter_map(|line| line.split(' ').nth(1)).rev() {
         if target.starts_with(&format!("{needle}/")) {
@@ -364,6 +368,39 @@ pub(crate) fn sweep(dir: &Path) -> Vec<String> {
         }
     }
     left
+}
+
+/// Ends the containers of the node in `dir`, whose own words tell nothing of it, and removes their
+/// cgroups, as a power cut does.
+fn sweep_cgroups(dir: &Path, left: &mut Vec<String>) {
+    let name = format!("skep-{}", skep::host::net::Names::new(&dir.join("data")).tag);
+    let roots =
+        fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten().map(|entry| entry.path());
+    for root in roots.chain([PathBuf::from("/sys/fs/cgroup")]) {
+        let mut folders = vec![root.join(&name)];
+        let mut at = 0;
+        while at < folders.len() {
+            let below = fs::read_dir(&folders[at]).into_iter().flatten().flatten();
+            folders.extend(below.map(|entry| entry.path()).filter(|path| path.is_dir()));
+            at += 1;
+        }
+        for folder in folders.iter().rev().filter(|folder| folder.exists()) {
+            left.push(format!("cgroup {}", folder.display()));
+            let deadline = Instant::now() + PATIENCE;
+            while fs::remove_dir(folder).is_err() {
+                let pids = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+                for pid in pids.lines().filter_map(|line| line.parse().ok()) {
+                    let pid = nix::unistd::Pid::from_raw(pid);
+                    if let Err(err) = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)
+                    {
+                        eprintln!("kill {pid}: {err}");
+                    }
+                }
+                assert!(Instant::now() < deadline, "{} cannot be removed", folder.display());
+                pause();
+            }
+        }
+    }
 }
 
 /// A docker-archive with one busybox image.

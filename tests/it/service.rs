@@ -181,6 +181,23 @@ fn several_daemons_do_not_touch_each_other() {
 }
 
 #[test]
+fn packet_rules_that_another_program_flushes_are_put_back() {
+    let node = Node::swarm();
+    node.ok(&["service", "create", "-q", "-d", "--name", "web", "skep/hello"]);
+    node.wait_running("web", 1);
+    let rules = || {
+        let output = crate::node::must(node.command("nft").args(["list", "ruleset"]));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let before = rules();
+    assert!(before.contains("masquerade"), "{before}");
+    crate::node::must(node.command("nft").args(["flush", "ruleset"]));
+    node.wait("the rules are back", || (rules() == before).then_some(()));
+    node.ok(&["leave", "--force"]);
+    assert_eq!(rules(), "", "leave takes them away, and nobody puts them back");
+}
+
+#[test]
 fn a_second_daemon_on_a_data_root_is_refused() {
     let node = Node::start();
     let said = node

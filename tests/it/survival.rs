@@ -346,7 +346,9 @@ fn a_full_disk_refuses_writes_and_recovers() {
     let mut node = Node::start_on_small_disk(400 << 20);
     node.ok(&["init", "--advertise-addr", "127.0.0.1"]);
     node.ok(&["service", "create", "-q", "-d", "--name", "web", "-p", "8080:80", "skep/hello"]);
+    let spare = node.ok(&["service", "create", "-q", "-d", "--name", "spare", "skep/hello"]);
     node.wait_running("web", 1);
+    node.wait_running("spare", 1);
     let before = pids(&node, "web");
     let ballast = node.data_root().join("ballast");
     node.fill(&ballast);
@@ -360,6 +362,14 @@ fn a_full_disk_refuses_writes_and_recovers() {
     node.kill_daemon();
     node.start_daemon();
     assert_eq!(pids(&node, "web"), before, "a daemon starts on a full disk");
+    // What makes room is possible.
+    node.ok(&["service", "rm", "spare"]);
+    node.wait("its task is gone", || {
+        let all = node.api("/tasks");
+        let of_spare = |task: &serde_json::Value| task["ServiceID"] == spare;
+        all.as_array().is_some_and(|tasks| !tasks.iter().any(of_spare)).then_some(())
+    });
+    node.fill(&ballast);
     std::fs::remove_file(&ballast).expect("ballast");
     node.ok(&["service", "scale", "-d", "web=2"]);
     node.wait_running("web", 2);

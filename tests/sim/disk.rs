@@ -38,7 +38,7 @@ impl Disk {
         let Some(last) = batch.last().map(|entry| entry.index) else {
             return (Wrote::Nothing, false);
         };
-        if self.full {
+        if self.full && !batch.iter().all(|entry| entry.urgent) {
             self.queued.clear();
             return (Wrote::Refused(batch[0].index), false);
         }

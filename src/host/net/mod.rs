@@ -122,6 +122,13 @@ pub enum Step {
     Ruled,
 }
 
+/// What is known of the table beside what the kernel has.
+#[derive(Debug, Default)]
+struct Table {
+    /// It was made and not taken away by this daemon: where it is gone, another program did it.
+    wanted: bool,
+}
+
 /// The network of one daemon's tasks.
 #[derive(Debug)]
 pub struct Net {
@@ -131,7 +138,7 @@ pub struct Net {
     mtu: u32,
     warnings: Vec<String>,
     /// Held while table and guard routes change.
-    table: Mutex<()>,
+    table: Mutex<Table>,
 }
 
 impl Net {
@@ -152,8 +159,8 @@ impl Net {
         let mtu = steps::uplink_mtu(&mut socket).map_err(NetError::Host)?.min(MTU_MAX);
         let chains = nft.list(&["chains"]).map_err(NetError::Nft)?;
         let warnings = nft::forward_drops(&chains).iter().map(|c| drop_warning(c, &names)).collect();
-        let net = Self { config, names, nft, mtu, warnings, table: Mutex::new(()) };
-        net.replace_table(&mut socket, &net.lock())?;
+        let net = Self { config, names, nft, mtu, warnings, table: Mutex::default() };
+        net.replace_table(&mut socket, &mut net.lock())?;
         Ok(net)
     }
 
@@ -293,14 +300,15 @@ impl Net {
     pub fn teardown_all(&self) -> Result<()> {
         let tasks = self.retain(&BTreeSet::new()).map(|_| ());
         let mut socket = Socket::open().map_err(NetError::Host)?;
-        let _table = self.lock();
+        let mut table = self.lock();
+        table.wanted = false;
         let mut routes = Ok(());
         for route in socket.routes().map_err(NetError::Host)?.iter().filter(|r| self.is_guard(r)) {
             routes = routes.and(socket.delete_route(route).map(|_| ()).map_err(NetError::Host));
         }
         let text = render_teardown(&self.names);
-        let table = self.nft.apply("remove the table", &text).map_err(NetError::Nft);
-        tasks.and(routes).and(table).and_then(|()| self.restore_forwarding())
+        let removed = self.nft.apply("remove the table", &text).map_err(NetError::Nft);
+        tasks.and(routes).and(removed).and_then(|()| self.restore_forwarding())
     }
 
     /// Puts the table back if another program has flushed it; true if it was gone.
@@ -308,13 +316,16 @@ impl Net {
     /// # Errors
     /// When nft fails.
     pub fn repair_table(&self) -> Result<bool> {
-        let table = self.lock();
+        let mut table = self.lock();
+        if !table.wanted {
+            return Ok(false);
+        }
         let shown = self.nft.list(&["table", "inet", &self.names.table]).map_err(NetError::Nft)?;
         if shown.contains("chain forward") {
             return Ok(false);
         }
         let mut socket = Socket::open().map_err(NetError::Host)?;
-        self.replace_table(&mut socket, &table)?;
+        self.replace_table(&mut socket, &mut table)?;
         Ok(true)
     }
 
@@ -369,8 +380,8 @@ impl Net {
         self.config.exec_root.join("net").join("ip_forward")
     }
 
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        // The lock guards no data: the kernel's state is whole after each call.
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // The kernel's state is whole after each call.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

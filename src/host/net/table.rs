@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::thread;
 
 use super::nft::NftError;
 use super::ruleset::{Elements, NetState, render, render_add, render_remove};
-use super::{NetError, Net, ROUTE_PROTOCOL, Result, TaskNet};
+use super::{Net, NetError, ROUTE_PROTOCOL, Result, Table, TaskNet};
 use crate::base::id::TaskId;
 use crate::host::failpoint::{self, Point};
 use crate::host::netlink::{Link, NftEvents, Route, RouteKind, Socket};
@@ -18,7 +18,7 @@ impl Net {
     /// Lets a task through the table.
     pub(super) fn let_through(&self, task: &TaskNet, link: &str) -> Result<()> {
         let mut socket = Socket::open().map_err(NetError::Host)?;
-        let table = self.lock();
+        let mut table = self.lock();
         for address in &task.addresses {
             // What is sent to an address of the network that no task has must not leave by the
             // default route.
@@ -32,8 +32,10 @@ impl Net {
         };
         match self.nft.apply("let a task through", &render_add(&self.names, &elements)) {
             Err(NftError::TableGone) => {
-                log::warn!("another program has flushed the nft table; it is made again");
-                self.replace_table(&mut socket, &table)
+                if table.wanted {
+                    log::warn!("another program has flushed the nft table; it is made again");
+                }
+                self.replace_table(&mut socket, &mut table)
             }
             done => done.map_err(NetError::Nft),
         }
@@ -86,11 +88,11 @@ impl Net {
 
     /// Clears what a link left that is gone by itself: its namespace has ended.
     pub(super) fn sweep(&self, socket: &mut Socket) -> Result<()> {
-        let table = self.lock();
+        let mut table = self.lock();
         let routes = socket.routes().map_err(NetError::Host)?;
         let unused = self.unused_guards(socket, &routes, None)?;
         delete_all(socket, unused)?;
-        self.replace_table(socket, &table)
+        self.replace_table(socket, &mut table)
     }
 
     /// The guard routes of networks on which no task of this daemon is, save those of `leaving`.
@@ -111,7 +113,7 @@ impl Net {
     }
 
     /// Replaces the table by one made from the kernel's links and routes.
-    pub(super) fn replace_table(&self, socket: &mut Socket, _table: &MutexGuard<'_, ()>) -> Result<()> {
+    pub(super) fn replace_table(&self, socket: &mut Socket, table: &mut Table) -> Result<()> {
         let mut state = NetState { pools: self.config.pools.clone(), ..NetState::default() };
         let links = self.own_links(socket)?;
         for route in socket.routes().map_err(NetError::Host)? {
@@ -123,6 +125,7 @@ impl Net {
             }
         }
         let text = render(&self.names, &state);
+        table.wanted = true;
         self.nft.apply("make the table", &text).map_err(NetError::Nft)
     }
 

@@ -112,6 +112,8 @@ pub struct LogEntry {
     pub term: u64,
     /// The encoded [`Entry`](crate::model::entry::Entry) record.
     pub data: Vec<u8>,
+    /// It makes room: on a full disk the log's reserve is used for it.
+    pub urgent: bool,
 }
 
 /// What a worker is to run.

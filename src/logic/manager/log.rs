@@ -81,7 +81,8 @@ impl Log {
     /// The encoded entry, before anything is changed.
     pub(super) fn encode(&self, entry: &Entry) -> Result<LogEntry, CodecError> {
         let data = codec::encode_entry(entry)?;
-        Ok(LogEntry { index: self.next_index(), term: self.term, data })
+        let urgent = entry.makes_room();
+        Ok(LogEntry { index: self.next_index(), term: self.term, data, urgent })
     }
 
     /// Takes an entry that was encoded for the next index.
@@ -140,5 +141,36 @@ impl Log {
             self.grown_bytes = 0;
         }
         due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::ServiceId;
+    use crate::base::time::Wall;
+    use crate::logic::fixture;
+    use crate::model::entry::Change;
+    use crate::model::object::{Object, ObjectId};
+    use crate::model::task::TaskState;
+
+    #[test]
+    fn what_only_takes_away_is_urgent() {
+        let log = Log::new(0, 0, 0, 0);
+        let urgent = |changes| {
+            let request = RequestId::new(1);
+            let entry = Entry { request, time: Wall(0), preconditions: Vec::new(), changes };
+            log.encode(&entry).expect("encodes").urgent
+        };
+        let remove = || Change::Remove(ObjectId::Service(ServiceId::new(1)));
+        let task = |desired| {
+            let mut task = fixture::task(2, 1);
+            task.desired = desired;
+            Change::Put(Object::Task(Box::new(task)))
+        };
+        assert!(urgent(vec![remove()]));
+        assert!(urgent(vec![remove(), task(TaskState::Remove)]));
+        assert!(urgent(vec![task(TaskState::Shutdown)]));
+        assert!(!urgent(vec![remove(), task(TaskState::Running)]));
     }
 }
