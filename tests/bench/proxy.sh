@@ -19,13 +19,15 @@ CASES=${CASES:-keep/1k/1 keep/1k/50 keep/1k/500 close/1k/1 close/1k/50 close/1k/
   keep/1m/1 keep/1m/8 keep/1m/50 keep/1m/500 close/1m/1 close/1m/50 close/1m/500}
 
 top=$(cd "$(dirname "$0")/../.." && pwd)
+. "$top/tests/lib/tools.sh"
+. "$top/tests/lib/node.sh"
+need_root tests/bench/proxy.sh
+need_packages haproxy:haproxy nginx:nginx-light wrk:wrk ip:iproute2
+[ -n "$(find /usr/lib/nginx /usr/share/nginx -name ngx_stream_module.so 2>/dev/null)" ] || apt_get libnginx-mod-stream
 if [ -z "${SKEP:-}" ]; then
-  (cd "$top" && cargo build --quiet --release)
-  SKEP=$(find "$top/target" -path '*release/skep' -type f -printf '%T@ %p\n' | sort -rn | head -1 | cut -d' ' -f2-)
+  need_rust
+  SKEP=$(release_binary)
 fi
-for program in haproxy nginx wrk ip; do
-  command -v "$program" >/dev/null || { echo "$program is missing: apt-get install haproxy nginx libnginx-mod-stream wrk iproute2" >&2; exit 1; }
-done
 
 work=$(mktemp -d)
 c=skb$$c p=skb$$p b=skb$$b

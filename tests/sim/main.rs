@@ -17,6 +17,8 @@ mod disk;
 mod host;
 mod world;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use world::{Crash, World};
 
 /// Seeds of a normal run.
@@ -44,30 +46,46 @@ fn run(test: &str, seed: u64, crash: Crash) -> u64 {
     }
 }
 
-fn seeds(count: u64) -> Vec<u64> {
-    match number("SEED") {
-        Some(seed) => vec![seed],
-        None => (0..number("SEEDS").unwrap_or(count)).collect(),
-    }
+/// Runs every seed, on all cores: the runs have nothing in common.
+fn each_seed(work: impl Fn(u64) + Sync) {
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEEDS").unwrap_or(SEEDS),
+    };
+    let next = AtomicU64::new(seeds.start);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    work(seed);
+                }
+            });
+        }
+    });
 }
 
 #[test]
 fn crashes_exits_hangs_and_full_disks() {
-    for seed in seeds(SEEDS) {
+    each_seed(|seed| {
         run("crashes_exits_hangs_and_full_disks", seed, Crash::Random { one_in: 20 });
-    }
+    });
 }
 
 #[test]
 fn a_crash_at_every_output() {
     const TEST: &str = "a_crash_at_every_output";
-    for seed in seeds(SEEDS) {
+    each_seed(|seed| {
         let outputs = run(TEST, seed, Crash::Count);
         for output in 0..outputs {
             let power = (output + seed) % 2 == 0;
             run(TEST, seed, Crash::At { output, power });
         }
-    }
+    });
 }
 
 #[test]
