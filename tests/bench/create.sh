@@ -32,8 +32,8 @@ running_after() {
 }
 
 # The bundle of a first task serves the peer: same limits, seccomp and mounts, a rootfs of the same
-# files, a cgroup of its own, the host's network.
-"$skep" service create -q -d --name first busybox:bench sleep 100000 >/dev/null
+# files, a cgroup and a network namespace of its own.
+"$skep" service create -q -d --no-resolve-image --name first busybox:bench sleep 100000 >/dev/null
 running_after first "$(micros)" >/dev/null
 bundle=$(find "$node_dir" -name config.json -path '*tasks*' | head -n 1)
 [ -n "$bundle" ] || die "no bundle found below $node_dir"
@@ -41,7 +41,7 @@ peer=$node_dir/peer
 mkdir -p "$peer"
 cp -a "$(jq -r .root.path "$bundle")" "$peer/rootfs"
 jq '.root.path = "rootfs" | .linux.cgroupsPath = "/skep-bench/peer"
-    | .linux.namespaces |= map(select(.type != "network"))
+    | .linux.namespaces |= map(if .type == "network" then { type } else . end)
     | .mounts |= map(select(.type != "bind"))' "$bundle" >"$peer/config.json"
 
 ours=$node_dir/ours.us
@@ -55,7 +55,7 @@ for round in $(seq "$rounds"); do
   runc --root "$peer/state" delete -f "peer$round"
 
   from=$(micros)
-  "$skep" service create -q -d --name "bench$round" busybox:bench sleep 100000 >/dev/null
+  "$skep" service create -q -d --no-resolve-image --name "bench$round" busybox:bench sleep 100000 >/dev/null
   running_after "bench$round" "$from" >>"$ours"
   "$skep" service rm "bench$round" >/dev/null
 done
@@ -70,7 +70,7 @@ awk -v a="$our50" -v b="$their50" -v c="$our99" -v d="$their99" 'BEGIN {
 strace -f -qq -y -e trace=fsync,fdatasync,sync_file_range,syncfs -o "$node_dir/trace" -p "$node_pid" &
 tracer=$!
 sleep 1
-"$skep" service create -q -d --name traced busybox:bench sleep 100000 >/dev/null
+"$skep" service create -q -d --no-resolve-image --name traced busybox:bench sleep 100000 >/dev/null
 running_after traced "$(micros)" >/dev/null
 sleep 2
 kill "$tracer"

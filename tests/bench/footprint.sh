@@ -30,7 +30,7 @@ threads() { awk '/^Threads:/ { print $2 }' "/proc/$1/status"; }
 ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }
 disk_bytes() { awk '/^write_bytes/ { print $2 }' "/proc/$1/io"; }
 
-"$skep" service create -q -d --name quiet --replicas 5 --publish 8080:80 busybox:bench httpd -f -p 80 >/dev/null
+"$skep" service create -q -d --no-resolve-image --name quiet --replicas 5 --publish 8080:80 busybox:bench httpd -f -p 80 >/dev/null
 deadline=$((SECONDS + 60))
 until [ "$("$skep" service ls --format '{{.Replicas}}')" = 5/5 ]; do
   [ $SECONDS -lt $deadline ] || die "the replicas did not run"
@@ -64,7 +64,7 @@ kill "$tracer"
 wait "$tracer" 2>/dev/null || :
 echo "idle: $(grep -c sync "$node_dir/trace" || :) fsyncs, $(grep -c write "$node_dir/trace" || :) writes of the daemon over $idle s (budget 0)"
 
-"$skep" service create -q -d --name loud --log-opt max-size=1m --log-opt max-file=2 busybox:bench \
+"$skep" service create -q -d --no-resolve-image --name loud --log-opt max-size=1m --log-opt max-file=2 busybox:bench \
   sh -c 'head -c 1024 /dev/zero | tr "\0" x; echo; sleep 20
          yes "$(head -c 99 /dev/zero | tr "\0" y)" | head -c 1073741824; echo; echo loud-done; sleep 100000' >/dev/null
 shim=

@@ -16,7 +16,8 @@ node_start() {
 }
 
 node_daemon() {
-  in_node "$node_binary" daemon --data-root "$node_dir/data" --exec-root "$node_dir/exec" \
+  # No function: node_pid is to be the daemon and not a shell around it.
+  nsenter "--net=/run/netns/$node_ns" -- "$node_binary" daemon --data-root "$node_dir/data" --exec-root "$node_dir/exec" \
     >>"$node_dir/log" 2>&1 </dev/null &
   node_pid=$!
   local deadline=$((SECONDS + 30))
