@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 
 use super::store::Store;
 use crate::base::id::{NetworkId, ServiceId};
-use crate::model::network::Network;
+use crate::model::network::{GWBRIDGE, Network};
 use crate::model::service::{Port, PublishMode, Service, ServiceSpec};
 use crate::model::task::Address;
 
@@ -21,9 +21,6 @@ pub const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
 /// Name of the network of published ports.
 pub const INGRESS: &str = "ingress";
-
-/// Name of the network of tasks that publish nothing.
-pub const GWBRIDGE: &str = "docker_gwbridge";
 
 /// Addresses at the start of a subnet that no task gets: the network's own and the gateway.
 const RESERVED_AT_START: u32 = 2;

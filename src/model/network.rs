@@ -8,6 +8,9 @@ use super::object::Meta;
 use super::service::Labels;
 use crate::base::id::NetworkId;
 
+/// The network of tasks without published ports, as Docker's bridge to outside is called.
+pub const GWBRIDGE: &str = "docker_gwbridge";
+
 /// A network as the store holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {

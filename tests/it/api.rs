@@ -1,10 +1,11 @@
 //! The Engine API: the front against rude clients, and Docker's own client against the whole.
 //!
 //! Behind the API is the real manager machine with a worker that pretends ([`twin`]), so nothing
-//! here needs root or a container runtime.
+//! here needs root or a container runtime; but [`real`] runs against a real node.
 
 mod docker;
 mod front;
+mod real;
 mod twin;
 
 use std::path::{Path, PathBuf};

@@ -11,6 +11,7 @@
 
 mod api;
 mod cli;
+mod client;
 mod disk;
 mod images;
 mod net;

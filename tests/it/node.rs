@@ -36,6 +36,17 @@ pub(crate) struct Said {
     pub(crate) code: i32,
 }
 
+impl Said {
+    /// Of a process that ended; the code of one that was killed is -1.
+    pub(crate) fn of(output: Output) -> Self {
+        Self {
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: output.status.code().unwrap_or(-1),
+        }
+    }
+}
+
 impl Node {
     /// A machine whose daemon runs and is in no swarm.
     pub(crate) fn start() -> Self {
@@ -212,7 +223,7 @@ impl Node {
 
     /// Runs `skep ARGS`.
     pub(crate) fn skep(&self, args: &[&str]) -> Said {
-        said(self.command(SKEP).args(args).stdin(Stdio::null()).output().expect("skep"))
+        Said::of(self.command(SKEP).args(args).stdin(Stdio::null()).output().expect("skep"))
     }
 
     /// Runs `skep ARGS`, which must succeed; what it printed.
@@ -461,12 +472,4 @@ pub(crate) fn must(command: &mut Command) -> Output {
 /// Between two looks at a condition that has a deadline.
 pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(20));
-}
-
-fn said(output: Output) -> Said {
-    Said {
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        code: output.status.code().unwrap_or(-1),
-    }
 }

@@ -17,14 +17,19 @@ use super::int;
 /// Port that Docker's overlay networks use; shown because clients print it.
 const DATA_PATH_PORT: u32 = 4789;
 
+/// Drivers of container logs, in the order of their names.
+pub const LOG_DRIVERS: &[&str] = &["json-file", "local", "none"];
+
+/// Drivers of networks.
+pub const NETWORK_DRIVERS: &[&str] = &["bridge", "host", "null", "overlay"];
+
+/// Drivers of volumes.
+pub const VOLUME_DRIVERS: &[&str] = &["local"];
+
 /// A node.
 #[must_use]
 pub fn node(node: &Node, state: NodeState, view: &View) -> json::Node {
     let description = &node.description;
-    let plugin = |kind: &str, name: &str| json::PluginDescription {
-        r#type: kind.to_owned(),
-        name: name.to_owned(),
-    };
     json::Node {
         id: node.id.to_string(),
         version: Version { index: node.meta.version },
@@ -55,11 +60,7 @@ pub fn node(node: &Node, state: NodeState, view: &View) -> json::Node {
             engine: json::EngineDescription {
                 engine_version: description.engine_version.clone(),
                 labels: description.engine_labels.clone(),
-                plugins: vec![
-                    plugin("Log", "json-file"),
-                    plugin("Network", "overlay"),
-                    plugin("Volume", "local"),
-                ],
+                plugins: plugins(),
             },
             ..json::NodeDescription::default()
         },
@@ -79,6 +80,17 @@ pub fn node(node: &Node, state: NodeState, view: &View) -> json::Node {
             addr: addr.clone(),
         }),
     }
+}
+
+fn plugins() -> Vec<json::PluginDescription> {
+    let kinds =
+        [("Log", LOG_DRIVERS), ("Network", NETWORK_DRIVERS), ("Volume", VOLUME_DRIVERS)];
+    let all = kinds.iter().flat_map(|(kind, names)| names.iter().map(move |name| (kind, name)));
+    all.map(|(kind, name)| json::PluginDescription {
+        r#type: (*kind).to_owned(),
+        name: (*name).to_owned(),
+    })
+    .collect()
 }
 
 const fn role_name(role: Role) -> &'static str {

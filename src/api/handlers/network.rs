@@ -7,16 +7,19 @@ use crate::api::lookup::{Candidate, find};
 use crate::api::respond::Reply;
 use crate::daemon::handle::{SwarmState, View};
 use crate::model::engine::network as json;
-use crate::model::network::Network;
+use crate::model::network::{GWBRIDGE, Network};
 
 const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
+
+/// Networks that no user made and that every Docker has under these names.
+const BUILTIN: [&str; 2] = ["host", "none"];
 
 /// `GET /networks`.
 pub(super) fn list(engine: &dyn Engine, call: &Call<'_>) -> Result<Reply, ApiError> {
     let filters = call.query.filters(&FILTERS)?;
     let mut shown = all(engine)?;
     shown.retain(|network| {
-        let kind = if network.scope == "local" { "builtin" } else { "custom" };
+        let kind = if BUILTIN.contains(&network.name.as_str()) { "builtin" } else { "custom" };
         filters.any("name", |part| network.name.contains(part))
             && filters.prefix("id", &network.id)
             && filters.exact("driver", &network.driver)
@@ -63,12 +66,15 @@ fn local(name: &str, driver: &str) -> json::NetworkResource {
 
 fn network(network: &Network) -> json::NetworkResource {
     let subnet = network.subnet;
+    // Docker's has its name on each node for itself.
+    let (scope, driver) =
+        if network.name == GWBRIDGE { ("local", "bridge") } else { ("swarm", "overlay") };
     json::NetworkResource {
         name: network.name.clone(),
         id: network.id.to_string(),
         created: network.meta.created.to_string(),
-        scope: "swarm".to_owned(),
-        driver: "overlay".to_owned(),
+        scope: scope.to_owned(),
+        driver: driver.to_owned(),
         enable_ipv4: true,
         ipam: json::Ipam {
             driver: "default".to_owned(),

@@ -49,6 +49,7 @@ pub(super) fn version(engine: &dyn Engine) -> Reply {
         ("Os".to_owned(), "linux".to_owned()),
         ("Arch".to_owned(), facts.description.platform.arch.clone()),
         ("KernelVersion".to_owned(), facts.kernel.clone()),
+        ("Experimental".to_owned(), "false".to_owned()),
     ]);
     let component = |name: &str, version: &str, details: Labels| Component {
         name: name.to_owned(),
@@ -101,10 +102,10 @@ fn machine(facts: &Facts) -> Info {
         name: description.hostname.clone(),
         driver: "overlayfs".to_owned(),
         plugins: Plugins {
-            volume: texts(&["local"]),
-            network: texts(&["host", "null", "overlay"]),
+            volume: texts(convert::node::VOLUME_DRIVERS),
+            network: texts(convert::node::NETWORK_DRIVERS),
             authorization: Vec::new(),
-            log: texts(&["json-file", "local", "none"]),
+            log: texts(convert::node::LOG_DRIVERS),
         },
         memory_limit: true,
         swap_limit: true,
@@ -114,6 +115,9 @@ fn machine(facts: &Facts) -> Info {
         cpu_set: true,
         pids_limit: true,
         ipv4_forwarding: true,
+        // Nothing here hangs on bridge filters; clients warn where these are off.
+        bridge_nf_iptables: true,
+        bridge_nf_ip6tables: true,
         oom_kill_disable: facts.cgroup_version == "1",
         logging_driver: "json-file".to_owned(),
         cgroup_driver: "cgroupfs".to_owned(),
@@ -136,7 +140,8 @@ fn machine(facts: &Facts) -> Info {
         runtimes: BTreeMap::from([("runc".to_owned(), Runtime { path: "runc".to_owned() })]),
         default_runtime: "runc".to_owned(),
         init_binary: "skep".to_owned(),
-        runc_commit: Commit { id: facts.runc.clone() },
+        // Clients tell a difference between the two; any runc that works is the right one.
+        runc_commit: Commit { id: facts.runc.clone(), expected: facts.runc.clone() },
         security_options: texts(&["name=seccomp,profile=builtin"]),
         ..Info::default()
     }

@@ -13,7 +13,7 @@ use crate::logic::scheduler::constraint::Constraint;
 use crate::logic::template;
 use crate::model::cluster::Cluster;
 use crate::model::entry::{Change, Precondition};
-use crate::model::network::{Network, Subnet};
+use crate::model::network::{GWBRIDGE, Network, Subnet};
 use crate::model::node::{Availability, Node, NodeDescription, NodeSpec, NodeState, Role};
 use crate::model::object::{Meta, Object, ObjectId};
 use crate::model::service::{Labels, Mode, Port, Service, ServiceSpec, UpdateState, UpdateStatus};
@@ -95,7 +95,7 @@ impl Manager {
             Object::Cluster(Box::new(cluster)),
             Object::Node(Box::new(node)),
             Object::Network(Box::new(self.network(allocator::INGRESS, ingress, true))),
-            Object::Network(Box::new(self.network(allocator::GWBRIDGE, gwbridge, false))),
+            Object::Network(Box::new(self.network(GWBRIDGE, gwbridge, false))),
         ];
         self.write_own(now, objects.into_iter().map(Change::Put).collect());
         self.write_out(out);

@@ -54,6 +54,8 @@ engine! {
             cpu_set: bool = "CPUSet",
             pids_limit: bool,
             ipv4_forwarding: bool = "IPv4Forwarding",
+            bridge_nf_iptables: bool,
+            bridge_nf_ip6tables: bool,
             debug: bool,
             n_fd: i64 = "NFd",
             oom_kill_disable: bool,
@@ -126,7 +128,7 @@ engine! {
 
     /// A program's version.
     Commit {
-        always { id: String = "ID" }
+        always { id: String = "ID", expected: String }
     }
 
     /// This node's part in a cluster.

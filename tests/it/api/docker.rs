@@ -1,80 +1,26 @@
 //! Docker's own client against our socket: the one that `DOCKER_CLIENT` names (Debian's), and the
 //! one on the path, whichever are there; at least one must be.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
-
 use super::Server;
 use super::twin::Twin;
+use crate::client::{Docker, all, row};
 use skep::api::front::Limits;
 
-/// The clients of this machine.
-fn clients() -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = Vec::new();
-    found.extend(std::env::var_os("DOCKER_CLIENT").map(PathBuf::from));
-    let unpacked = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/docker.io/usr/bin/docker");
-    found.push(PathBuf::from(unpacked));
-    let path = std::env::var("PATH").unwrap_or_default();
-    found.extend(path.split(':').map(|folder| PathBuf::from(folder).join("docker")));
-    found.retain(|path| path.exists());
-    found.dedup();
-    assert!(!found.is_empty(), "no docker client here: tests/run.sh fetches Debian's");
-    found
+/// A client that speaks with a server.
+fn docker(client: std::path::PathBuf, server: &Server) -> Docker {
+    Docker::new(client, &server.socket, &server.folder)
 }
 
-/// One client on one server.
-struct Docker<'a> {
-    client: PathBuf,
-    server: &'a Server,
-}
-
-impl Docker<'_> {
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(&self.client);
-        command.arg("-H").arg(format!("unix://{}", self.server.socket.display()));
-        command.args(arguments).env("HOME", &self.server.folder).env_remove("DOCKER_HOST");
-        command.env_remove("DOCKER_API_VERSION").output().unwrap()
-    }
-
-    /// Standard output of a command that must succeed.
-    fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let (out, err) = (text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success(), "{:?} {arguments:?}: {out}{err}", self.client);
-        out
-    }
-
-    /// Standard error of a command that must fail with 1.
-    fn fails(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let (out, err) = (text(&output.stdout), text(&output.stderr));
-        assert_eq!(output.status.code(), Some(1), "{:?} {arguments:?}: {out}{err}", self.client);
-        err
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-fn each(test: impl Fn(&Docker<'_>)) {
-    for client in clients() {
+fn each(test: impl Fn(&Docker, &Server)) {
+    for client in all() {
         let server = Server::new();
-        test(&Docker { client, server: &server });
+        test(&docker(client, &server), &server);
     }
-}
-
-/// The cells of a table's row that begins with a name.
-fn row<'a>(table: &'a str, column: usize, cell: &str) -> Vec<&'a str> {
-    let split = |line: &'a str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty());
-    let rows = table.lines().skip(1).map(|line| split(line).collect::<Vec<_>>());
-    let mut found = rows.filter(|cells| cells.get(column) == Some(&cell));
-    found.next().unwrap_or_else(|| panic!("no {cell} in\n{table}"))
 }
 
 #[test]
 fn version_and_info() {
-    each(|docker| {
+    each(|docker, _| {
         let version = docker.ok(&["version"]);
         for wanted in ["Server: skep", "API version:", "(minimum version 1.24)", "linux/amd64"] {
             assert!(version.contains(wanted), "{wanted} is missing in\n{version}");
@@ -102,7 +48,7 @@ fn version_and_info() {
 
 #[test]
 fn nodes() {
-    each(|docker| {
+    each(|docker, _| {
         let table = docker.ok(&["node", "ls"]);
         let cells = row(&table, 1, "node1");
         assert_eq!(cells[1..], ["node1", "Ready", "Active", "Leader", "0.1.0"], "{table}");
@@ -117,7 +63,7 @@ fn nodes() {
 
 #[test]
 fn a_service_from_its_creation_to_its_end() {
-    each(|docker| {
+    each(|docker, _| {
         let image = "registry.invalid/web:1";
         let common = ["service", "create", "--no-resolve-image", "-d"];
         let id = docker.ok(&[
@@ -165,7 +111,7 @@ fn a_service_from_its_creation_to_its_end() {
 
 #[test]
 fn the_attached_client_sees_convergence() {
-    each(|docker| {
+    each(|docker, _| {
         let create =
             ["service", "create", "--no-resolve-image", "--name", "web", "--replicas", "2"];
         let monitor = ["--update-monitor", "100ms", "registry.invalid/web:1"];
@@ -182,7 +128,7 @@ fn created<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
 
 #[test]
 fn refusals_in_dockers_words() {
-    each(|docker| {
+    each(|docker, _| {
         docker.ok(&created(&["web", "-p", "8082:80", "x/web:1"]));
         for (arguments, wanted) in [
             (
@@ -232,9 +178,9 @@ fn refusals_in_dockers_words() {
 
 #[test]
 fn outside_a_swarm_docker_says_so() {
-    for client in clients() {
+    for client in all() {
         let server = Server::with(Limits::default(), Twin::alone);
-        let docker = Docker { client, server: &server };
+        let docker = docker(client, &server);
         let wanted = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm \
             join\" to connect this node to swarm and try again.";
         assert!(docker.fails(&["service", "ls"]).contains(wanted));
@@ -250,31 +196,31 @@ fn outside_a_swarm_docker_says_so() {
 
 #[test]
 fn logs_of_a_service_and_of_a_task() {
-    for client in clients() {
+    for client in all() {
         let log = [Some((false, "one\n")), Some((true, "two\n")), Some((false, "three\n"))];
         let server = Server::with(Limits::default(), |folder| Twin::new(folder).writing(&log));
-        let docker = Docker { client, server: &server };
+        let docker = docker(client, &server);
         docker.ok(&created(&["web", "x/web:1"]));
         let task = docker.ok(&["service", "ps", "-q", "--no-trunc", "web"]).trim().to_owned();
         let output = docker.run(&["service", "logs", "web"]);
         let prefix = format!("web.1.{}@node1    | ", &task[..12]);
-        assert_eq!(text(&output.stdout), format!("{prefix}one\n{prefix}three\n"));
-        assert_eq!(text(&output.stderr), format!("{prefix}two\n"));
+        assert_eq!(output.out, format!("{prefix}one\n{prefix}three\n"));
+        assert_eq!(output.err, format!("{prefix}two\n"));
         let tail = docker.ok(&["service", "logs", "-t", "--tail", "1", "web"]);
         assert_eq!(tail, format!("1970-01-01T00:00:03.000000000Z {prefix}three\n"));
         let raw = docker.run(&["service", "logs", "--raw", &task]);
-        assert_eq!((text(&raw.stdout), text(&raw.stderr)), ("one\nthree\n".into(), "two\n".into()));
+        assert_eq!((&*raw.out, &*raw.err), ("one\nthree\n", "two\n"));
     }
 }
 
 #[test]
 fn images_and_volumes() {
-    each(|docker| {
+    each(|docker, server| {
         assert_eq!(docker.ok(&["image", "ls", "-q"]), "");
         assert!(docker.fails(&["image", "inspect", "nope"]).contains("No such image: nope"));
         assert!(docker.fails(&["image", "rm", "nope"]).contains("No such image: nope"));
         assert!(docker.fails(&["pull", "127.0.0.1:1/x/y"]).contains("127.0.0.1:1"));
-        let garbage = docker.server.folder.join("garbage.tar");
+        let garbage = server.folder.join("garbage.tar");
         std::fs::write(&garbage, "no archive").unwrap();
         docker.fails(&["load", "-i", garbage.to_str().unwrap()]);
         assert!(docker.ok(&["image", "prune", "-f"]).contains("Total reclaimed space: 0B"));
