@@ -98,13 +98,19 @@ impl Add for Span {
 }
 
 impl fmt::Display for Wall {
-    /// RFC 3339 with microseconds in UTC, the form of the Engine API.
+    /// RFC 3339 in UTC, as Go writes it and the Engine API shows it: without zeros at the end of the
+    /// fraction. `{:#}` keeps all six digits, for columns.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (secs, micros) = (self.0 / 1_000_000, self.0 % 1_000_000);
         let (days, rest) = (secs / 86_400, secs % 86_400);
         let (year, month, day) = civil(days);
         let (h, m, s) = (rest / 3_600, rest / 60 % 60, rest % 60);
-        write!(f, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{micros:06}Z")
+        write!(f, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}")?;
+        let (mut digits, mut width) = (micros, 6);
+        while !f.alternate() && width > 0 && digits % 10 == 0 {
+            (digits, width) = (digits / 10, width - 1);
+        }
+        if width == 0 { f.write_str("Z") } else { write!(f, ".{digits:0width$}Z") }
     }
 }
 
@@ -127,9 +133,11 @@ mod tests {
 
     #[test]
     fn wall_prints_rfc3339() {
-        assert_eq!(Wall(0).to_string(), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(Wall(0).to_string(), "1970-01-01T00:00:00Z");
+        assert_eq!(format!("{:#}", Wall(0)), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(Wall(100).to_string(), "1970-01-01T00:00:00.0001Z");
         assert_eq!(Wall(951_782_400_000_001).to_string(), "2000-02-29T00:00:00.000001Z");
-        assert_eq!(Wall(1_795_343_445_500_000).to_string(), "2026-11-22T10:30:45.500000Z");
+        assert_eq!(Wall(1_795_343_445_500_000).to_string(), "2026-11-22T10:30:45.5Z");
     }
 
     #[test]

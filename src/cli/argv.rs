@@ -23,8 +23,10 @@ pub struct Invocation {
 /// Why no command runs.
 #[derive(Debug)]
 pub enum Stop {
-    /// `--help`, or a group without a command: help is what was wanted.
+    /// `--help`: help is what was wanted.
     Help(Box<Place>),
+    /// A group without a command: its help is no output; exit code 0.
+    Group(Box<Place>),
     /// `--version`.
     Version,
     /// A flag that is wrong; exit code 125.
@@ -69,7 +71,7 @@ pub fn normalise(tree: CommandInfoWithArgs, args: &[String]) -> Result<Invocatio
     while !place.info.commands.is_empty() {
         let mut flags = Flags::default();
         let (words, after) = flags.read(&place, rest, true)?;
-        let Some(word) = words.first() else { return Err(Stop::Help(Box::new(place))) };
+        let Some(word) = words.first() else { return Err(Stop::Group(Box::new(place))) };
         if word == "help" {
             return Err(help_of(place, after));
         }

@@ -126,10 +126,10 @@ fn execute(skep: Skep, hooks: &Hooks) -> Result<(), CliError> {
 /// Tells why no command ran, in Docker's layout and with its exit code.
 fn tell(stop: Stop) -> ExitCode {
     let (text, code) = explain(&stop, columns());
-    if code == 0 {
+    if code == 0 && !matches!(stop, Stop::Group(_)) {
         return printed(&text);
     }
-    match error_line(&text) {
+    match error_line(text.trim_end()) {
         Ok(()) => ExitCode::from(code),
         Err(_) => ExitCode::FAILURE,
     }
@@ -138,7 +138,7 @@ fn tell(stop: Stop) -> ExitCode {
 /// The text and the exit code; with code 0 the text is what was asked for.
 fn explain(stop: &Stop, columns: usize) -> (String, u8) {
     match stop {
-        Stop::Help(place) => (help::text(place, columns), 0),
+        Stop::Help(place) | Stop::Group(place) => (help::text(place, columns), 0),
         Stop::Version => (format!("skep version {}\n", env!("CARGO_PKG_VERSION")), 0),
         Stop::Flag(place, why, near) => {
             let near = near.as_ref().map(|near| format!("Did you mean {near}?\n"));

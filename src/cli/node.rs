@@ -63,7 +63,8 @@ fn line(node: &Node, own: &str) -> Row {
         ("Availability", title(&node.spec.availability)),
         ("ManagerStatus", manager),
         ("EngineVersion", node.description.engine.engine_version.clone()),
-        ("TLSStatus", "Ready".to_owned()),
+        // Nodes have no certificates of a common root that could be compared.
+        ("TLSStatus", "Unknown".to_owned()),
     ]);
     line.insert("Self".to_owned(), (node.id == own).into());
     line
@@ -83,6 +84,9 @@ fn inspect(args: &Inspect, ctx: &mut Context) -> Result<(), CliError> {
         }
     }
     if args.pretty {
+        if let Some(first) = missing.first() {
+            return Err(plain(format!("Error: {first}")));
+        }
         for (at, text) in found.iter().enumerate() {
             let node: Node = serde_json::from_str(text).map_err(CliError::BadJson)?;
             let mut out = if at == 0 { String::new() } else { "\n".to_owned() };
@@ -97,7 +101,7 @@ fn inspect(args: &Inspect, ctx: &mut Context) -> Result<(), CliError> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(plain(format!("Status: Error: {}, Code: 1", missing.join(", Error: "))))
+    Err(plain(format!("Status: Error: {}, Code: 1", missing.join("\nError: "))))
 }
 
 fn pretty(out: &mut String, node: &Node) -> fmt::Result {
@@ -188,8 +192,7 @@ fn ps(args: &Ps, ctx: &mut Context) -> Result<(), CliError> {
         let client = ctx.client.clone();
         let mut names = Names::new(&client, !args.no_resolve);
         let plain = args.format.as_deref().is_none_or(|format| format.starts_with("table"));
-        let short = !args.no_trunc && !args.quiet;
-        let rows = tasks::rows(found, &mut names, !args.no_trunc, short, plain);
+        let rows = tasks::rows(found, &mut names, !args.no_trunc, !args.no_trunc, plain);
         ctx.print(&tasks::LISTING.text(&rows, args.format.as_deref(), args.quiet)?)?;
     }
     if errors.is_empty() { Ok(()) } else { Err(plain(errors.join("\n"))) }

@@ -99,7 +99,7 @@ pub fn rows(
     short_ids: bool,
     indent: bool,
 ) -> Vec<Row> {
-    let now = age::now();
+    let now = age::now_micros();
     let mut named: Vec<(String, Task)> =
         tasks.into_iter().map(|task| (names.task(&task), task)).collect();
     named.sort_by(|(a, x), (b, y)| {
@@ -122,7 +122,7 @@ fn line(
     names: &mut Names<'_>,
     trunc: bool,
     short_ids: bool,
-    now: u64,
+    now: i64,
 ) -> Row {
     let image = task.spec.container_spec.as_ref().map_or("", |spec| spec.image.as_str());
     let error = match task.status.err.as_str() {

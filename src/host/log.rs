@@ -89,7 +89,7 @@ fn line(record: &Record<'_>, journal: bool) -> String {
     let started = if journal {
         write!(line, "<{}>", priority(level))
     } else {
-        write!(line, "{} {:5} ", clock::wall(), level.as_str())
+        write!(line, "{:#} {:5} ", clock::wall(), level.as_str())
     };
     let head = line.len();
     if started.and_then(|()| write!(line, "{}", record.args())).is_err() {

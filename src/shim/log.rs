@@ -273,7 +273,7 @@ impl Stamp {
     fn new(ns: u64) -> Self {
         let mut text = [b'0'; 30];
         // 27 characters with microseconds and a Z, which the last three digits replace.
-        let head = write!(&mut text[..27], "{}", Wall(ns / 1_000));
+        let head = write!(&mut text[..27], "{:#}", Wall(ns / 1_000));
         let tail = write!(&mut text[26..], "{:03}Z", ns % 1_000);
         debug_assert!(head.is_ok() && tail.is_ok(), "the year has four digits");
         Self(text)

@@ -1,5 +1,8 @@
 //! The command line as a process, against a daemon of canned answers: outputs, requests, exit codes.
+//!
+//! In [`docker`] it and Docker's client are on one real node.
 
+mod docker;
 mod mock;
 mod services;
 

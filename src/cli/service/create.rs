@@ -28,7 +28,7 @@ pub fn run(args: Create, ctx: &mut Context) -> Result<(), CliError> {
     if detach {
         return Ok(());
     }
-    progress::wait(ctx, &created.id, quiet)
+    progress::wait(ctx, &created.id, &created.id, quiet)
 }
 
 /// Flags of Docker whose promise cannot be kept yet: refused, never ignored.
@@ -63,7 +63,7 @@ pub fn spec(args: Create) -> Result<ServiceSpec, CliError> {
     let mode = mode(args.mode.as_deref(), args.replicas, args.replicas_max_per_node)?;
     let labels = labels(&args.label);
     let endpoint = EndpointSpec {
-        mode: endpoint_mode(args.endpoint_mode.as_deref())?,
+        mode: endpoint_mode(args.endpoint_mode.as_deref()),
         ports: args.publish.iter().flatten().cloned().collect(),
     };
     let update_config = update_config(&args);
@@ -116,13 +116,9 @@ fn mode(
     }
 }
 
-/// `vip` or `dnsrr`.
-pub fn endpoint_mode(mode: Option<&str>) -> Result<String, CliError> {
-    let mode = mode.unwrap_or("vip").to_lowercase();
-    match mode.as_str() {
-        "vip" | "dnsrr" => Ok(mode),
-        _ => Err(plain(format!("invalid endpoint mode {mode:?}: must be \"vip\" or \"dnsrr\""))),
-    }
+/// `vip` or `dnsrr`; the daemon refuses others.
+pub fn endpoint_mode(mode: Option<&str>) -> String {
+    mode.unwrap_or("vip").to_lowercase()
 }
 
 fn container(args: Create) -> Result<ContainerSpec, CliError> {

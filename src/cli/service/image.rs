@@ -5,6 +5,7 @@ use crate::cli::client::encode;
 use crate::cli::context::Context;
 use crate::cli::query::has_tag;
 use crate::model::engine::image::DistributionInspect;
+use crate::model::image_ref::Reference;
 use crate::model::engine::task::{Placement, Platform, TaskSpec};
 
 /// The image that every skep packs of itself: it differs between nodes, so it is never pinned.
@@ -14,6 +15,10 @@ const OWN_IMAGE: &str = "skep/hello";
 /// image has. An image that cannot be asked for is a warning, not an error.
 pub fn pin(ctx: &mut Context, template: &mut TaskSpec, resolve: bool) -> Result<(), CliError> {
     let Some(container) = &mut template.container_spec else { return Ok(()) };
+    if Reference::parse(&container.image).is_err() {
+        // The daemon says what is wrong with it.
+        return Ok(());
+    }
     container.image = with_tag(&container.image);
     // Those of an earlier image say nothing about this one.
     if let Some(placement) = &mut template.placement {

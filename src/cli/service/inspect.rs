@@ -23,9 +23,12 @@ pub fn run(args: &Inspect, ctx: &mut Context) -> Result<(), CliError> {
         }
     }
     if args.pretty {
+        if let Some(first) = missing.first() {
+            return Err(plain(format!("Error: {first}")));
+        }
         for text in &found {
             let service: Service = serde_json::from_str(text).map_err(CliError::BadJson)?;
-            ctx.print(&pretty::text(&service, crate::cli::age::now()))?;
+            ctx.print(&pretty::text(&service, crate::cli::age::now_micros()))?;
         }
     } else {
         ctx.print(&format::inspect(&found, args.format.as_deref())?)?;
@@ -33,5 +36,5 @@ pub fn run(args: &Inspect, ctx: &mut Context) -> Result<(), CliError> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(plain(format!("Status: Error: {}, Code: 1", missing.join(", Error: "))))
+    Err(plain(format!("Status: Error: {}, Code: 1", missing.join("\nError: "))))
 }

@@ -75,9 +75,6 @@ fn request(base: &str, args: &Logs) -> Result<String, CliError> {
         request.push_str("&timestamps=1");
     }
     if let Some(tail) = &args.tail {
-        if tail != "all" && tail.parse::<i64>().is_err() {
-            return Err(plain(format!("invalid --tail value {tail:?}: a number or \"all\" is needed")));
-        }
         request.push_str(&format!("&tail={}", encode(tail)));
     }
     if let Some(since) = &args.since {
@@ -213,9 +210,6 @@ impl Prefixes<'_> {
         let (service, task, node) = &context;
         let slot = self.slot(task);
         let mut name = format!("{}.{slot}", self.names.service(service));
-        if slot == 0 {
-            name = format!("{}.{node}", self.names.service(service));
-        }
         if !self.args.no_task_ids {
             let id = if self.args.no_trunc { task.clone() } else { short(task) };
             name.push_str(&format!(".{id}"));

@@ -72,5 +72,5 @@ fn rollback(args: &Rollback, ctx: &mut Context) -> Result<(), CliError> {
     if args.detach {
         return Ok(());
     }
-    progress::wait(ctx, &service.id, args.quiet)
+    progress::wait(ctx, &service.id, &args.service, args.quiet)
 }

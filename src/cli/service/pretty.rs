@@ -12,8 +12,8 @@ use crate::model::engine::container_spec::ContainerSpec;
 use crate::model::engine::service::{Service, UpdateConfig};
 use crate::model::engine::task::{ResourceRequirements, TaskSpec};
 
-/// A service in Docker's layout for people, seen from `now` in seconds since 1970.
-pub fn text(service: &Service, now: u64) -> String {
+/// A service in Docker's layout for people, seen from `now` in microseconds since 1970.
+pub fn text(service: &Service, now: i64) -> String {
     let mut out = String::new();
     match write(&mut out, service, now) {
         Ok(()) => out,
@@ -22,7 +22,7 @@ pub fn text(service: &Service, now: u64) -> String {
     }
 }
 
-fn write(out: &mut String, service: &Service, now: u64) -> fmt::Result {
+fn write(out: &mut String, service: &Service, now: i64) -> fmt::Result {
     let spec = &service.spec;
     writeln!(out, "\nID:\t\t{}\nName:\t\t{}", service.id, spec.name)?;
     pairs(out, "Labels:", &spec.labels)?;
@@ -56,8 +56,9 @@ fn write(out: &mut String, service: &Service, now: u64) -> fmt::Result {
             writeln!(out, " LogOpts:")?;
         }
         for (key, value) in &driver.options {
-            writeln!(out, "  {key}:\t\t{value}")?;
+            writeln!(out, "  {key}:       {value}")?;
         }
+        writeln!(out)?;
     }
     if let Some(resources) = &spec.task_template.resources {
         self::resources(out, resources)?;
@@ -70,14 +71,14 @@ fn write(out: &mut String, service: &Service, now: u64) -> fmt::Result {
     }
     writeln!(out, "Endpoint Mode:\t{}", service.endpoint.spec.mode)?;
     if !service.endpoint.ports.is_empty() {
-        writeln!(out, "Ports:")?;
+        write!(out, "Ports:")?;
     }
     for port in &service.endpoint.ports {
-        let target = format!("  TargetPort = {}\n", port.target_port);
-        write!(out, " PublishedPort = {}\n  Protocol = {}\n", port.published_port, port.protocol)?;
-        writeln!(out, "{target}  PublishMode = {} ", port.publish_mode)?;
+        write!(out, "\n PublishedPort = {}\n  Protocol = {}", port.published_port, port.protocol)?;
+        write!(out, "\n  TargetPort = {}\n  PublishMode = {}", port.target_port, port.publish_mode)?;
     }
-    writeln!(out)
+    // Docker's template leaves a blank behind the last port.
+    writeln!(out, "{}", if service.endpoint.ports.is_empty() { "" } else { " \n" })
 }
 
 fn pairs(out: &mut String, heading: &str, pairs: &Labels) -> fmt::Result {
@@ -100,10 +101,10 @@ fn placement(out: &mut String, template: &TaskSpec) -> fmt::Result {
     if !placement.preferences.is_empty() {
         let over = placement.preferences.iter().filter_map(|preference| preference.spread.as_ref());
         let over: Vec<String> = over.map(|over| format!("spread={}", over.spread_descriptor)).collect();
-        writeln!(out, " Preferences:\t[{}]", over.join(" "))?;
+        writeln!(out, " Preferences:   [{}]", over.join(" "))?;
     }
     if placement.max_replicas > 0 {
-        writeln!(out, " Max Replicas Per Node:\t{}", placement.max_replicas)?;
+        writeln!(out, " Max Replicas Per Node:   {}", placement.max_replicas)?;
     }
     Ok(())
 }
@@ -146,7 +147,10 @@ fn container(out: &mut String, spec: &ContainerSpec) -> fmt::Result {
             }
         }
     }
-    pairs(out, "SysCtls:", &spec.sysctls)?;
+    if !spec.sysctls.is_empty() {
+        writeln!(out, "SysCtls:")?;
+        spec.sysctls.iter().try_for_each(|(key, value)| writeln!(out, " {key}: {value}"))?;
+    }
     if !spec.ulimits.is_empty() {
         writeln!(out, "Ulimits:")?;
         for limit in &spec.ulimits {

@@ -25,24 +25,30 @@ use crate::model::engine::task::Task;
 /// Milliseconds between two looks.
 const POLL_MILLIS: u16 = 200;
 
-/// Waits until a service is stable.
-pub fn wait(ctx: &mut Context, id: &str, quiet: bool) -> Result<(), CliError> {
+/// Waits until a service is stable; `name` is what the user calls it.
+pub fn wait(ctx: &mut Context, id: &str, name: &str, quiet: bool) -> Result<(), CliError> {
     let mut interrupted = SigSet::empty();
     interrupted.add(Signal::SIGINT);
     let signals = interrupted
         .thread_block()
         .and_then(|()| SignalFd::with_flags(&interrupted, SfdFlags::SFD_CLOEXEC))
         .map_err(|error| plain(format!("wait for signals: {error}")))?;
-    let ended = watch(ctx, id, quiet, &signals);
+    let ended = watch(ctx, id, name, quiet, &signals);
     if let Err(error) = interrupted.thread_unblock() {
         return Err(plain(format!("wait for signals: {error}")));
     }
     ended
 }
 
-fn watch(ctx: &mut Context, id: &str, quiet: bool, signals: &SignalFd) -> Result<(), CliError> {
+fn watch(
+    ctx: &mut Context,
+    id: &str,
+    name: &str,
+    quiet: bool,
+    signals: &SignalFd,
+) -> Result<(), CliError> {
     let start = Instant::now();
-    let mut watch = Watch::new();
+    let mut watch = Watch::new(name);
     let mut screen = Screen::default();
     ctx.flush()?;
     loop {
@@ -65,7 +71,7 @@ fn watch(ctx: &mut Context, id: &str, quiet: bool, signals: &SignalFd) -> Result
                 signals.read_signal().map_err(|error| plain(format!("wait for signals: {error}")))?;
                 if !quiet {
                     ctx.line("Operation continuing in background.")?;
-                    ctx.line(&format!("Use `skep service ps {id}` to check progress."))?;
+                    ctx.line(&format!("Use `skep service ps {name}` to check progress."))?;
                 }
                 return Ok(());
             }

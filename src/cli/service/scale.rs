@@ -25,18 +25,18 @@ pub fn run(args: &Scale, ctx: &mut Context) -> Result<(), CliError> {
         match scale(ctx, name, count) {
             Ok(id) => {
                 ctx.line(&format!("{name} scaled to {count}"))?;
-                scaled.push(id);
+                scaled.push((id, name));
             }
             Err(CliError::Output(error)) => return Err(CliError::Output(error)),
             Err(error) => errors.push(format!("{name}: {error}")),
         }
     }
     if !args.detach {
-        for id in &scaled {
-            if let Err(error) = progress::wait(ctx, id, false) {
+        for (id, name) in &scaled {
+            if let Err(error) = progress::wait(ctx, id, name, false) {
                 match error {
                     CliError::Output(error) => return Err(CliError::Output(error)),
-                    error => errors.push(format!("{id}: {error}")),
+                    error => errors.push(format!("{name}: {error}")),
                 }
             }
         }

@@ -29,7 +29,7 @@ pub fn run(args: Update, ctx: &mut Context) -> Result<(), CliError> {
     if args.detach {
         return Ok(());
     }
-    progress::wait(ctx, &service.id, args.quiet)
+    progress::wait(ctx, &service.id, &args.service, args.quiet)
 }
 
 /// Sends a spec and returns the daemon's warnings.
@@ -89,7 +89,7 @@ pub fn apply(spec: &mut ServiceSpec, args: &Update) -> Result<(), CliError> {
     container(spec.task_template.container_spec.get_or_insert_default(), args);
     let endpoint = spec.endpoint_spec.get_or_insert_default();
     if args.endpoint_mode.is_some() {
-        endpoint.mode = endpoint_mode(args.endpoint_mode.as_deref())?;
+        endpoint.mode = endpoint_mode(args.endpoint_mode.as_deref());
     }
     lists::ports(&mut endpoint.ports, &args.publish_rm, &args.publish_add).map_err(plain)?;
     update_config(&mut spec.update_config, args);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cli::age::micros;
 use crate::cli::query::{ellipsis, short};
 use crate::model::engine::node::Node;
 use crate::model::engine::service::Service;
@@ -59,13 +60,14 @@ pub struct Watch {
     verify: Option<String>,
     tasks: Vec<(String, String, Option<usize>)>,
     undo: bool,
+    name: String,
 }
 
 impl Watch {
-    /// Before the first look.
+    /// Before the first look at the service that the user calls `name`.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), ..Self::default() }
     }
 
     /// Takes one look at time `now` in milliseconds.
@@ -89,7 +91,7 @@ impl Watch {
                 }
                 "completed" | "rollback_completed" if self.updating => {
                     self.count(seen);
-                    return Some(self.converged(seen));
+                    return Some(self.converged());
                 }
                 _ => {}
             }
@@ -103,7 +105,7 @@ impl Watch {
         };
         match (all, self.running_since) {
             (true, Some(since)) if now.saturating_sub(since) >= stable => {
-                return Some(self.converged(seen));
+                return Some(self.converged());
             }
             (true, since) => {
                 let since = *self.running_since.insert(since.unwrap_or(now));
@@ -121,8 +123,8 @@ impl Watch {
         None
     }
 
-    fn converged(&mut self, seen: &Seen) -> End {
-        self.verify = Some(format!("Service {} converged", seen.service.id));
+    fn converged(&mut self) -> End {
+        self.verify = Some(format!("Service {} converged", self.name));
         End::Converged
     }
 
@@ -203,7 +205,7 @@ fn latest(seen: &Seen) -> BTreeMap<String, &Task> {
         }
         let slot = if task.slot == 0 { task.node_id.clone() } else { task.slot.to_string() };
         let kept = slots.entry(slot).or_insert(task);
-        if (rank(task), &task.created_at) > (rank(kept), &kept.created_at) {
+        if (rank(task), micros(&task.created_at)) > (rank(kept), micros(&kept.created_at)) {
             *kept = task;
         }
     }
@@ -242,7 +244,7 @@ fn latest_error<'a>(task: &'a Task, seen: &'a Seen) -> &'a str {
         other.slot == task.slot && place && !other.status.err.is_empty()
     };
     let before = seen.tasks.iter().filter(same);
-    before.max_by(|a, b| a.created_at.cmp(&b.created_at)).map_or("", |task| &task.status.err)
+    before.max_by_key(|task| micros(&task.created_at)).map_or("", |task| &task.status.err)
 }
 
 #[cfg(test)]

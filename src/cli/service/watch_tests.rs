@@ -29,7 +29,7 @@ fn piped(watch: &Watch) -> String {
 
 #[test]
 fn a_service_converges_after_five_stable_seconds() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::new("svc");
     assert_eq!(watch.step(0, &replicated(2, &[])), None);
     assert_eq!(piped(&watch), "overall progress: 0 out of 2 tasks|1/2:  |2/2:  ");
     assert_eq!(watch.step(200, &replicated(2, &["running", "starting"])), None);
@@ -47,7 +47,7 @@ fn a_service_converges_after_five_stable_seconds() {
 
 #[test]
 fn a_failure_starts_the_wait_again() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::new("svc");
     watch.step(0, &replicated(1, &["running"]));
     assert_eq!(watch.step(4_000, &replicated(1, &["ready"])), None);
     assert!(piped(&watch).contains("verify: Detected task failure"));
@@ -58,7 +58,7 @@ fn a_failure_starts_the_wait_again() {
 
 #[test]
 fn errors_are_shown_and_cut() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::new("svc");
     let long = format!("error {}", "x".repeat(100));
     watch.step(0, &replicated(2, &["error No such image: a:1", &long]));
     let cut = format!("1/2: No such image: a:1|2/2: {}...", "x".repeat(72));
@@ -73,7 +73,7 @@ fn a_successor_shows_why_its_predecessor_ended() {
     "failed".clone_into(&mut before.status.state);
     "task: non-zero exit (3)".clone_into(&mut before.status.err);
     seen.tasks.push(before);
-    let mut watch = Watch::new();
+    let mut watch = Watch::new("svc");
     watch.step(0, &seen);
     assert_eq!(piped(&watch), "overall progress: 0 out of 1 tasks|1/1: task: non-zero exit (3)");
     "running".clone_into(&mut seen.tasks[0].status.state);
@@ -83,7 +83,7 @@ fn a_successor_shows_why_its_predecessor_ended() {
 
 #[test]
 fn bars_are_dockers() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::new("svc");
     watch.step(0, &replicated(3, &["running", "ready", "starting"]));
     let lines = watch.lines(true, 80);
     assert_eq!(lines[1], "1/3: running   [==================================================>]");
@@ -94,7 +94,7 @@ fn bars_are_dockers() {
 
 #[test]
 fn zero_replicas_and_many_replicas() {
-    let mut watch = Watch::new();
+    let mut watch = Watch::new("svc");
     watch.step(0, &replicated(0, &[]));
     assert!(piped(&watch).starts_with("overall progress: 0 out of 0 tasks|verify: Waiting 5"));
     watch.step(0, &replicated(21, &[]));
@@ -105,7 +105,7 @@ fn zero_replicas_and_many_replicas() {
 fn a_global_service_waits_for_its_nodes() {
     let mut seen = Seen::default();
     seen.service.spec.mode = ServiceMode { global: Some(Empty {}), ..ServiceMode::default() };
-    let mut watch = Watch::new();
+    let mut watch = Watch::new("svc");
     assert_eq!(watch.step(0, &seen), None);
     assert_eq!(piped(&watch), "overall progress: waiting for new tasks");
     for node in ["aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"] {
@@ -133,15 +133,30 @@ fn updates_end_as_their_status_says() {
         });
         seen
     };
-    let mut watch = Watch::new();
+    let mut watch = Watch::new("svc");
     assert_eq!(watch.step(0, &status("completed", "")), None, "an older update's");
     assert_eq!(watch.step(0, &status("updating", "")), None);
     assert_eq!(watch.step(0, &status("completed", "")), Some(End::Converged));
-    let mut watch = Watch::new();
+    let mut watch = Watch::new("svc");
     let why = "service update paused: task x failed".to_owned();
     assert_eq!(watch.step(0, &status("paused", "task x failed")), Some(End::Failed(why)));
-    let mut watch = Watch::new();
+    let mut watch = Watch::new("svc");
     watch.step(0, &status("rollback_started", "manually requested rollback"));
     let text = piped(&watch);
     assert!(text.starts_with("rollback: manually requested rollback|overall progress: rolling back"));
+}
+
+#[test]
+fn the_newest_task_of_a_slot_counts_by_time_not_by_letters() {
+    let mut seen = replicated(1, &["pending", "pending"]);
+    for (task, (created, error)) in
+        seen.tasks.iter_mut().zip([("00.51Z", "newer"), ("00.5Z", "older")])
+    {
+        task.slot = 1;
+        task.created_at = format!("2026-11-22T10:00:{created}");
+        error.clone_into(&mut task.status.err);
+    }
+    let mut watch = Watch::new("svc");
+    watch.step(0, &seen);
+    assert!(piped(&watch).contains("1/1: newer"), "{}", piped(&watch));
 }

@@ -17,20 +17,23 @@ pub mod volume;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serializer};
 
 /// `Labels` and every other map of texts, in the order Docker prints them.
 pub type Labels = BTreeMap<String, String>;
 
 /// Declares structs of the API. The fields of `always` are written even when they are empty, those
 /// of `omit` only when they are not; a name after `=` is used instead of the field's own in
-/// PascalCase.
+/// PascalCase. The order is the one in which Docker writes them.
 macro_rules! engine {
     ($(
         $(#[$meta:meta])*
         $name:ident {
-            $(always { $($(#[$am:meta])* $a:ident : $at:ty $(= $aj:literal)?),* $(,)? })?
-            $(omit { $($(#[$om:meta])* $o:ident : $ot:ty $(= $oj:literal)?),* $(,)? })?
+            $(omit { $($(#[$fm:meta])* $f:ident : $ft:ty $(= $fj:literal)?),* $(,)? })?
+            $(
+                always { $($(#[$am:meta])* $a:ident : $at:ty $(= $aj:literal)?),* $(,)? }
+                $(omit { $($(#[$om:meta])* $o:ident : $ot:ty $(= $oj:literal)?),* $(,)? })?
+            )*
         }
     )*) => { $(
         $(#[$meta])*
@@ -39,19 +42,30 @@ macro_rules! engine {
         #[allow(missing_docs, reason = "the fields are those of the Docker Engine API")]
         pub struct $name {
             $($(
-                $(#[$am])*
-                #[serde($(rename = $aj,)? deserialize_with = "crate::model::engine::nullable")]
-                pub $a: $at,
-            )*)?
-            $($(
-                $(#[$om])*
+                $(#[$fm])*
                 #[serde(
-                    $(rename = $oj,)?
+                    $(rename = $fj,)?
                     deserialize_with = "crate::model::engine::nullable",
                     skip_serializing_if = "crate::model::engine::unset"
                 )]
-                pub $o: $ot,
+                pub $f: $ft,
             )*)?
+            $(
+                $(
+                    $(#[$am])*
+                    #[serde($(rename = $aj,)? deserialize_with = "crate::model::engine::nullable")]
+                    pub $a: $at,
+                )*
+                $($(
+                    $(#[$om])*
+                    #[serde(
+                        $(rename = $oj,)?
+                        deserialize_with = "crate::model::engine::nullable",
+                        skip_serializing_if = "crate::model::engine::unset"
+                    )]
+                    pub $o: $ot,
+                )*)?
+            )*
         }
     )* };
 }
@@ -64,6 +78,17 @@ where
     T: Default + Deserialize<'de>,
 {
     Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
+/// A number without a fraction as Go writes it: `0`, not `0.0`.
+fn short<S: Serializer>(number: &f64, to: S) -> Result<S::Ok, S::Error> {
+    // Larger ones cannot be told from their neighbours.
+    const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+    if number.fract() == 0.0 && number.abs() < WHOLE_MAX {
+        #[allow(clippy::cast_possible_truncation, reason = "the lines above")]
+        return to.serialize_i64(*number as i64);
+    }
+    to.serialize_f64(*number)
 }
 
 /// Whether a field of an `omit` group is left out.
@@ -126,5 +151,23 @@ mod tests {
             r#"{"Name":"web","Labels":{},"TaskTemplate":{"ForceUpdate":0},"Mode":{"Global":{}}}"#
         );
         assert_eq!(serde_json::from_str::<service::ServiceSpec>(&text).unwrap(), spec);
+    }
+
+    #[test]
+    fn fields_are_in_dockers_order() {
+        let config = |ratio| service::UpdateConfig {
+            delay: 5,
+            max_failure_ratio: ratio,
+            ..service::UpdateConfig::default()
+        };
+        for (ratio, written) in [(0.0, "0"), (0.25, "0.25"), (1.0, "1"), (1e300, "1e+300")] {
+            assert_eq!(
+                serde_json::to_string(&config(ratio)).unwrap(),
+                format!(r#"{{"Parallelism":0,"Delay":5,"MaxFailureRatio":{written},"Order":""}}"#)
+            );
+        }
+        let task = task::TaskSpec { runtime: "container".to_owned(), ..Default::default() };
+        let text = serde_json::to_string(&task).unwrap();
+        assert_eq!(text, r#"{"ForceUpdate":0,"Runtime":"container"}"#);
     }
 }

@@ -24,8 +24,9 @@ engine! {
 
     /// What the user decides about a node.
     NodeSpec {
+        omit { name: String }
         always { labels: Labels }
-        omit { name: String, role: String, availability: String }
+        omit { role: String, availability: String }
     }
 
     /// What a node says about itself.
@@ -35,8 +36,8 @@ engine! {
             platform: Platform,
             resources: Resources,
             engine: EngineDescription,
-            tls_info: TlsInfo = "TLSInfo",
         }
+        always { tls_info: TlsInfo = "TLSInfo" }
     }
 
     /// The program that runs a node's containers.

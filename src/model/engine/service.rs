@@ -12,10 +12,10 @@ engine! {
             created_at: String,
             updated_at: String,
             spec: ServiceSpec,
-            endpoint: Endpoint,
         }
+        omit { previous_spec: Option<ServiceSpec> }
+        always { endpoint: Endpoint }
         omit {
-            previous_spec: Option<ServiceSpec>,
             update_status: Option<UpdateStatus>,
             /// Only where `?status=true` asked for it.
             service_status: Option<ServiceStatus>,
@@ -62,11 +62,12 @@ engine! {
 
     /// How tasks are replaced, for updates and rollbacks.
     UpdateConfig {
-        always { parallelism: u64, max_failure_ratio: f64, order: String }
-        omit {
-            delay: i64,
-            failure_action: String,
-            monitor: i64,
+        always { parallelism: u64 }
+        omit { delay: i64, failure_action: String, monitor: i64 }
+        always {
+            #[serde(serialize_with = "super::short")]
+            max_failure_ratio: f64,
+            order: String,
         }
     }
 

@@ -13,16 +13,12 @@ engine! {
             version: Version,
             created_at: String,
             updated_at: String,
-            labels: Labels,
-            spec: TaskSpec,
-            service_id: String = "ServiceID",
-            status: TaskStatus,
-            desired_state: String,
         }
+        omit { name: String }
+        always { labels: Labels, spec: TaskSpec, service_id: String = "ServiceID" }
+        omit { slot: u64, node_id: String = "NodeID" }
+        always { status: TaskStatus, desired_state: String }
         omit {
-            name: String,
-            slot: u64,
-            node_id: String = "NodeID",
             networks_attachments: Vec<NetworkAttachment>,
             generic_resources: Vec<GenericResource>,
             job_iteration: Option<Version>,
@@ -31,8 +27,9 @@ engine! {
 
     /// What a task last was.
     TaskStatus {
-        always { timestamp: String, state: String, port_status: PortStatus }
+        always { timestamp: String, state: String }
         omit { message: String, err: String, container_status: Option<ContainerStatus> }
+        always { port_status: PortStatus }
     }
 
     /// The container of a task.
@@ -52,7 +49,6 @@ engine! {
 
     /// What each task of a service is made from.
     TaskSpec {
-        always { force_update: u64 }
         omit {
             container_spec: Option<ContainerSpec>,
             resources: Option<ResourceRequirements>,
@@ -60,8 +56,9 @@ engine! {
             placement: Option<Placement>,
             networks: Vec<NetworkAttachmentConfig>,
             log_driver: Option<Driver>,
-            runtime: String,
         }
+        always { force_update: u64 }
+        omit { runtime: String }
     }
 
     /// A network that is asked for.
