@@ -29,6 +29,7 @@ leftovers() {
     ip netns list | sed 's/^/netns /'
     ip -o link | sed 's/^[0-9]*: \([^:@]*\).*/link \1/'
     nft list tables | sed 's/^/nft /'
+    find /sys/fs/cgroup -type d -path '*/skep-*' | sed 's/^/cgroup /'
   } | sort
 }
 check_leftovers() { diff <(printf '%s\n' "$before") <(leftovers) || die "the tests left something behind (lines with >)"; }
@@ -40,10 +41,7 @@ stage build cargo build --quiet --all-targets
 stage units cargo test --quiet --lib --bins
 stage layout cargo test --quiet --test tidy
 stage simulation cargo test --quiet --test sim
-# Minutes of kill loops and a full disk are a stage of tests/long.sh; so is, until it is green, bad input.
-slow=(service::bad_input survival::kills survival::every survival::load survival::a_full_disk)
-say "left to 'tests/long.sh kills': ${slow[*]}"
-stage integration cargo test --quiet --test it -- "${slow[@]/#/--skip=}"
+stage integration cargo test --quiet --test it
 stage leftovers check_leftovers
 
 say
