@@ -65,8 +65,8 @@ system() {
   say "making the system (a few minutes, once)"
   mmdebstrap --quiet --variant=minbase \
     --include=systemd,systemd-sysv,dbus,udev,runc,nftables,iproute2,curl,kmod \
-    "$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")" "$cache/system.tar.new"
-  mv "$cache/system.tar.new" "$cache/system.tar"
+    "$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")" "$cache/system.new.tar"
+  mv "$cache/system.new.tar" "$cache/system.tar"
 }
 
 initramfs() {

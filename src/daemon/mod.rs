@@ -89,6 +89,7 @@ pub fn run(args: &[String], start_api: StartApi) -> ExitCode {
 }
 
 fn serve(options: &Options, start_api: StartApi) -> Result<(), Fatal> {
+    signals::block().map_err(|err| Fatal::new("cannot block signals", err))?;
     let host = Arc::new(Host::open(options)?);
     let (sender, events) = async_channel::bounded(EVENTS_MAX);
     signals::watch(sender.clone()).map_err(|err| Fatal::new("cannot wait for signals", err))?;

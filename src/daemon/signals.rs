@@ -8,13 +8,19 @@ use nix::sys::signal::{SigSet, Signal};
 use super::brain::Events;
 use super::handle::Event;
 
-/// Blocks both signals in this thread and all it starts from now on, and waits for them on a thread
-/// of its own. A second signal ends the process at once.
+fn stopping() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
+}
+
+/// Blocks both signals in this thread and all it starts from now on. Comes before the first other
+/// thread: one in which they are not blocked would take them, and with them the process its end.
+pub(super) fn block() -> io::Result<()> {
+    Ok(stopping().thread_block()?)
+}
+
+/// Waits for the blocked signals on a thread of its own. A second signal ends the process at once.
 pub(super) fn watch(events: Events) -> io::Result<()> {
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGTERM);
-    set.add(Signal::SIGINT);
-    set.thread_block()?;
+    let set = stopping();
     Builder::new().name("signals".to_owned()).stack_size(64 << 10).spawn(move || {
         let mut asked = false;
         loop {

@@ -216,7 +216,8 @@ impl Node {
         if let Some(mut daemon) = self.daemon.take() {
             let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).expect("pid"));
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("kill");
-            daemon.wait().expect("wait");
+            let status = daemon.wait().expect("wait");
+            assert!(status.success(), "a clean stop ended by {status}:\n{}", self.daemon_log());
         }
         begun.elapsed()
     }
