@@ -189,6 +189,11 @@ impl Brain {
         let (mut managed, mut worked) = (Vec::new(), Vec::new());
         loop {
             if let Some(input) = self.to_manager.pop_front() {
+                if matches!(input, manager::io::Input::PersistRefused { .. }) {
+                    // What the manager has proposed so far it now takes back.
+                    self.entries.clear();
+                    self.node.log.write(Write::Resume);
+                }
                 self.node.manager.step(now, input, &mut managed);
                 for output in managed.drain(..) {
                     self.perform_manager(output);

@@ -2,6 +2,10 @@
 //!
 //! Requests queue without a bound of their own: the manager bounds its entries in flight. Whatever
 //! is queued when the thread comes round is written as one batch.
+//!
+//! **Invariant:** after a refusal nothing is written until the brain says [`Write::Resume`]. What was
+//! queued before builds on entries that are not there, and the manager proposes other entries with
+//! the same indexes: an event could not tell which of them it means.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
@@ -20,6 +24,8 @@ pub(super) enum Write {
     Entries(Vec<LogEntry>),
     /// Save this snapshot and drop the log below it.
     Snapshot { index: u64, term: u64, data: Vec<u8> },
+    /// The manager knows of the refusal: what comes from here on follows what is on the disk.
+    Resume,
 }
 
 /// The thread's end in the brain. Dropping it lets the thread finish what is queued and end.
@@ -60,10 +66,11 @@ impl LogThread {
     }
 }
 
-fn run(mut wal: Wal, queue: &Receiver<Write>, events: &Events<Event>) {
+fn run(wal: Wal, queue: &Receiver<Write>, events: &Events<Event>) {
+    let mut writer = Writer { wal, refused: false };
     let mut next = queue.recv().ok();
     while let Some(write) = next.take() {
-        let event = match write {
+        let told = match write {
             Write::Entries(mut entries) => {
                 loop {
                     match queue.try_recv() {
@@ -75,14 +82,18 @@ fn run(mut wal: Wal, queue: &Receiver<Write>, events: &Events<Event>) {
                         Err(_) => break,
                     }
                 }
-                append(&mut wal, entries)
+                writer.append(entries)
             }
-            Write::Snapshot { index, term, data } => save(&mut wal, index, term, &data),
+            Write::Snapshot { index, term, data } => writer.save(index, term, &data),
+            Write::Resume => {
+                writer.refused = false;
+                Vec::new()
+            }
         };
-        if let Some(event) = event
-            && events.send_blocking(event).is_err()
-        {
-            return;
+        for event in told {
+            if events.send_blocking(event).is_err() {
+                return;
+            }
         }
         if next.is_none() {
             next = queue.recv().ok();
@@ -90,31 +101,46 @@ fn run(mut wal: Wal, queue: &Receiver<Write>, events: &Events<Event>) {
     }
 }
 
-fn append(wal: &mut Wal, entries: Vec<LogEntry>) -> Option<Event> {
-    let first = entries.first()?.index;
-    let last = entries.last()?.index;
-    let urgent = entries.iter().all(|entry| entry.urgent);
-    let records: Vec<LogRecord> = entries
-        .into_iter()
-        .map(|e| LogRecord::Entry(Entry { index: e.index, term: e.term, data: e.data }))
-        .collect();
-    let appended = if urgent { wal.append_urgent(&records) } else { wal.append(&records) };
-    Some(match appended {
-        Ok(()) => Event::Persisted { index: last },
-        Err(err) => {
-            let reason = crate::base::chain::text(&err);
-            log::error!("cannot write the log: {reason}");
-            Event::PersistRefused { index: first, reason }
-        }
-    })
+struct Writer {
+    wal: Wal,
+    /// A batch was refused and the manager has yet to hear of it.
+    refused: bool,
 }
 
-fn save(wal: &mut Wal, index: u64, term: u64, data: &[u8]) -> Option<Event> {
-    match wal.save_snapshot(index, term, data).and_then(|()| wal.compact(index)) {
-        Ok(_) => Some(Event::SnapshotSaved { index }),
-        Err(err) => {
-            log::error!("cannot save a snapshot: {}", crate::base::chain::text(&err));
-            None
+impl Writer {
+    fn append(&mut self, entries: Vec<LogEntry>) -> Vec<Event> {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return Vec::new();
+        };
+        if self.refused {
+            return Vec::new();
+        }
+        let (first, last) = (first.index, last.index);
+        let urgent = entries.iter().all(|entry| entry.urgent);
+        let records: Vec<LogRecord> = entries
+            .into_iter()
+            .map(|e| LogRecord::Entry(Entry { index: e.index, term: e.term, data: e.data }))
+            .collect();
+        let wal = &mut self.wal;
+        let appended = if urgent { wal.append_urgent(&records) } else { wal.append(&records) };
+        let Err(err) = appended else { return vec![Event::Persisted { index: last }] };
+        let reason = crate::base::chain::text(&err);
+        log::error!("cannot write the log: {reason}");
+        self.refused = true;
+        // A long batch is several writes, of which the first ones may have succeeded.
+        let durable = self.wal.last_index();
+        let written = (durable >= first).then_some(Event::Persisted { index: durable });
+        let index = first.max(durable + 1);
+        written.into_iter().chain([Event::PersistRefused { index, reason }]).collect()
+    }
+
+    fn save(&mut self, index: u64, term: u64, data: &[u8]) -> Vec<Event> {
+        match self.wal.save_snapshot(index, term, data).and_then(|()| self.wal.compact(index)) {
+            Ok(_) => vec![Event::SnapshotSaved { index }],
+            Err(err) => {
+                log::error!("cannot save a snapshot: {}", crate::base::chain::text(&err));
+                Vec::new()
+            }
         }
     }
 }

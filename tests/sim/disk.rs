@@ -16,6 +16,8 @@ pub(crate) struct Disk {
     snapshot: Option<(u64, u64, Vec<u8>)>,
     writing: Vec<LogEntry>,
     queued: Vec<LogEntry>,
+    /// A batch was refused: nothing is written until the manager has been told.
+    refused: bool,
     saving: Option<(u64, u64, Vec<u8>)>,
     pub full: bool,
     pub writes: u64,
@@ -24,6 +26,9 @@ pub(crate) struct Disk {
 impl Disk {
     /// Queues a batch; true when it is the one to be written next.
     pub(crate) fn persist(&mut self, entries: Vec<LogEntry>) -> bool {
+        if self.refused {
+            return false;
+        }
         if self.writing.is_empty() {
             self.writing = entries;
             return true;
@@ -40,12 +45,18 @@ impl Disk {
         };
         if self.full && !batch.iter().all(|entry| entry.urgent) {
             self.queued.clear();
+            self.refused = true;
             return (Wrote::Refused(batch[0].index), false);
         }
         self.writes += 1;
         self.append(batch);
         self.writing = std::mem::take(&mut self.queued);
         (Wrote::Through(last), !self.writing.is_empty())
+    }
+
+    /// What is persisted from here on follows what is there.
+    pub(crate) fn resume(&mut self) {
+        self.refused = false;
     }
 
     fn append(&mut self, batch: Vec<LogEntry>) {
@@ -82,6 +93,7 @@ impl Disk {
             self.append(batch);
         }
         self.queued.clear();
+        self.refused = false;
         self.saving = None;
     }
 

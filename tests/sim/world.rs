@@ -41,6 +41,7 @@ pub(crate) enum Crash {
 #[derive(Debug)]
 enum Event {
     DiskWrote,
+    DiskRefused(u64),
     SnapshotSaved,
     Act(TaskId, Box<Action>),
     Acted(TaskId, wio::Outcome),
@@ -228,11 +229,17 @@ impl World {
                 match wrote {
                     Wrote::Through(index) => self.tell_manager(mio::Input::Persisted { index }),
                     Wrote::Refused(index) => {
-                        let reason = "no space left on device".to_owned();
-                        self.tell_manager(mio::Input::PersistRefused { index, reason });
+                        // The manager goes on for a while with what it does not know.
+                        let (wait, life) = (self.soon(50), Some(self.life));
+                        self.after(wait, life, Event::DiskRefused(index));
                     }
                     Wrote::Nothing => {}
                 }
+            }
+            Event::DiskRefused(index) => {
+                self.disk.resume();
+                let reason = "no space left on device".to_owned();
+                self.tell_manager(mio::Input::PersistRefused { index, reason });
             }
             Event::SnapshotSaved => {
                 if let Some(index) = self.disk.saved() {

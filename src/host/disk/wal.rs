@@ -231,6 +231,12 @@ impl<D: Disk> Wal<D> {
         }
     }
 
+    /// Index of the last entry that is durable, 0 where there is none.
+    #[must_use]
+    pub const fn last_index(&self) -> u64 {
+        self.tail.last.0
+    }
+
     /// Sets the reserve aside again after it was used, if there is room for it.
     pub(super) fn restore_reserve(&mut self) {
         if !self.reserve {

@@ -31,7 +31,8 @@ pub enum Input {
         /// Last durable index.
         index: u64,
     },
-    /// Nothing from this index on reached the log, and none of it will: the disk is full or broken.
+    /// Nothing from this index on reached the log, and nothing that was put out before this input
+    /// will: the disk is full or broken.
     PersistRefused {
         /// First index that was refused.
         index: u64,

@@ -134,9 +134,8 @@ impl Manager {
         }
         for entry in refused {
             for request in entry.waiting {
-                let reply = Err(CommandError::Storage(format!(
-                    "cannot write the cluster's log, nothing was changed: {reason}"
-                )));
+                let reply =
+                    Err(CommandError::Storage(format!("cannot write the cluster's log: {reason}")));
                 out.push(Output::Reply { request, reply });
             }
         }
