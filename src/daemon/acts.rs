@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
-use super::brain::Events;
+use async_channel::Receiver;
+
+use super::brain::{Events, reply};
 use super::handle::{Event, Failure};
 use super::steps::Steps;
 use crate::base::id::TaskId;
@@ -17,6 +19,9 @@ use crate::model::node::NodeDescription;
 
 /// Containers made at once: a pull or an unpack keeps a whole small core busy.
 const MAKING_MAX: usize = 6;
+
+/// How long a leaving node waits for actions under way: shorter than a command line waits.
+const GIVE_UP_WAIT: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// Other actions at once.
 const QUICK_MAX: usize = 6;
@@ -30,6 +35,8 @@ pub(super) struct Acts {
     quick: Lane,
     under_way: BTreeMap<TaskId, Kind>,
     leaving: Option<SyncSender<Result<(), Failure>>>,
+    /// The daemon was told to stop while the node left.
+    stop_after: bool,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +60,7 @@ impl Acts {
             quick: Lane::default(),
             under_way: BTreeMap::new(),
             leaving: None,
+            stop_after: false,
         }
     }
 
@@ -68,6 +76,40 @@ impl Acts {
     /// Who is to be told when everything is removed.
     pub(super) fn take_leaving(&mut self) -> Option<SyncSender<Result<(), Failure>>> {
         self.leaving.take()
+    }
+
+    /// The node leaves: nothing more is begun, and what is under way ends at its next step. Returns
+    /// when it has, or after a while: a pull cannot be cut short, but makes nothing afterwards.
+    pub(super) async fn give_up(&mut self, events: &Receiver<Event>) {
+        self.steps.close();
+        self.making.queue.clear();
+        self.quick.queue.clear();
+        let all = async {
+            while !self.under_way.is_empty() {
+                match events.recv().await {
+                    Ok(Event::Acted { task, .. }) => {
+                        self.under_way.remove(&task);
+                    }
+                    Ok(Event::Command { answer, .. }) => reply(&answer, Err(Failure::NoSwarm)),
+                    Ok(Event::Leave { answer, .. }) => reply(&answer, Err(Failure::NotInSwarm)),
+                    Ok(Event::Init { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),
+                    Ok(Event::Stop) => {
+                        log::info!("stopping when the node has left");
+                        self.stop_after = true;
+                    }
+                    Ok(_) => {}
+                    Err(_) => return,
+                }
+            }
+        };
+        let late = async {
+            smol::Timer::after(GIVE_UP_WAIT).await;
+            log::warn!("some tasks are still being made; what they leave goes at the next start");
+        };
+        smol::future::or(all, late).await;
+        if self.stop_after && self.events.send(Event::Stop).await.is_err() {
+            log::debug!("nobody is left to be stopped");
+        }
     }
 
     /// Begins an action, or queues it.

@@ -104,9 +104,8 @@ fn serve(options: &Options, start_api: StartApi) -> Result<(), Fatal> {
     let socket = options.socket().map_err(Fatal::told)?;
     let mut identity = Identity::read(&options.data_root)
         .map_err(|err| Fatal::new("cannot tell whether this node is in a swarm", err))?;
-    if identity.as_ref().is_some_and(|identity| identity.leaving) {
-        log::info!("removing what is left of the swarm that this node was leaving");
-        host.remove_swarm()?;
+    if identity.as_ref().is_none_or(|identity| identity.leaving) {
+        host.sweep(identity.is_some())?;
         identity = None;
     }
     let mut api = None;
@@ -170,7 +169,7 @@ async fn lives(
             }
             Ended::Leave => {
                 brain::publish(shared, SwarmState::Inactive);
-                host.leave(node, known);
+                host.leave(node, known, events).await;
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::base::time::Span;
 use crate::host::clock::Clock;
 use crate::host::dataplane::{Dataplane, DataplaneConfig};
 use crate::host::disk::layout::{DataRoot, ExecRoot};
-use crate::host::disk::lock::DataLock;
+use crate::host::disk::lock::RootLock;
 use crate::host::disk::{Wal, key};
 use crate::host::images::{ImageStore, RegistryConfig};
 use crate::host::net::{Net, NetConfig};
@@ -57,7 +57,7 @@ pub(super) struct Host {
     plane: DataplaneConfig,
     clock: Clock,
     // Held for the whole life of the process.
-    _lock: DataLock,
+    _locks: [RootLock; 2],
 }
 
 impl Host {
@@ -73,10 +73,17 @@ impl Host {
         }
         let data = DataRoot::prepare(&options.data_root)
             .map_err(|err| Fatal::new("cannot use the data root", err))?;
-        let lock = DataLock::take(data.path())
-            .map_err(|err| Fatal::new("cannot take the data root", err))?;
         let exec = ExecRoot::prepare(&options.exec_root)
             .map_err(|err| Fatal::new("cannot use the exec root", err))?;
+        if data.path().canonicalize().ok() == exec.path().canonicalize().ok() {
+            return Err(Fatal::told("the data root and the exec root must be two folders"));
+        }
+        // Before anything in them is touched: another daemon's containers hang on both.
+        let lock = |what, path| {
+            RootLock::take(what, path)
+                .map_err(|err| Fatal::new(format!("cannot take the {what} root"), err))
+        };
+        let locks = [lock("data", data.path())?, lock("exec", exec.path())?];
         let home = cgroup_home::enter(data.path())
             .map_err(|err| Fatal::new("cannot set up the cgroups", err))?;
         let exe = std::env::current_exe().map_err(|err| Fatal::new("cannot tell which program this is", err))?;
@@ -125,7 +132,7 @@ impl Host {
             data,
             plane,
             clock: Clock::new(),
-            _lock: lock,
+            _locks: locks,
         })
     }
 
@@ -136,9 +143,40 @@ impl Host {
         }
     }
 
+    /// Removes what a swarm that this node is in no more has left here. `leaving`: a removal was begun
+    /// and not finished.
+    ///
+    /// # Errors
+    /// When there is a log and nothing tells whose: removing it is for somebody who knows.
+    pub(super) fn sweep(&self, leaving: bool) -> Result<(), Fatal> {
+        let raft = self.data.raft();
+        if !leaving && std::fs::read_dir(&raft).is_ok_and(|mut files| files.next().is_some()) {
+            return Err(Fatal::told(format!(
+                "{} is missing and the log in {} is there (put it back from a copy; or, to give up the \
+                 swarm, remove the log)",
+                Identity::path(self.data.path()).display(),
+                raft.display()
+            )));
+        }
+        let none = self.runtime.found().is_ok_and(|found| found.is_empty())
+            && records::folders(&self.data).is_ok_and(|tasks| tasks.is_empty());
+        if !leaving && none {
+            return Ok(());
+        }
+        log::info!("removing what is left of the swarm that this node was in");
+        if let Err(err) = self.remove_swarm() {
+            log::error!("leave: {} (the next start or init tries again)", chain::text(&err));
+        }
+        Ok(())
+    }
+
     /// Makes this node the first of a new cluster.
     pub(super) fn make_identity(&self, request: &InitRequest) -> Result<Identity, Failure> {
         let (advertise, listen) = identity::addresses(request).map_err(Failure::Invalid)?;
+        if Identity::path(self.data.path()).exists() {
+            // The removal that `leave` began has failed so far; its log must not become ours.
+            self.remove_swarm().map_err(|err| Failure::Host(chain::text(&err)))?;
+        }
         let random = |what: &str| {
             entropy::u128().map_err(|err| Failure::Host(format!("cannot make {what} id: {err}")))
         };
@@ -187,7 +225,7 @@ impl Host {
             self.facts.description.clone(),
             clock::boot_id().map_err(|err| Fatal::new("cannot read the boot id", err))?,
         ));
-        let (found, fence) = steps.found()?;
+        let (found, fence) = steps.found(|id| manager.store().task(id).map(|task| (**task).clone()))?;
         let keep: BTreeSet<TaskId> = found.iter().map(|found| found.task.id).collect();
         match self.net.retain(&keep) {
             Ok(removed) => removed.iter().for_each(|what| log::info!("removed leftover {what}")),
@@ -241,11 +279,19 @@ impl Host {
         Ok((wal, recovered))
     }
 
-    /// Ends a node that leaves and removes everything of it; answers who asked for that.
-    pub(super) fn leave(&self, mut node: Node, mut identity: Identity) {
+    /// Ends a node that leaves and removes everything of it; answers who asked for that. From the
+    /// mark on, a start that finds it goes on with the removal.
+    pub(super) async fn leave(
+        &self,
+        mut node: Node,
+        mut identity: Identity,
+        events: &async_channel::Receiver<super::handle::Event>,
+    ) {
         let answer = node.acts.take_leaving();
         identity.leaving = true;
         let marked = identity.write(self.data.path());
+        // What is being made would be made behind the removal's back.
+        node.acts.give_up(events).await;
         node.stop();
         let removed = match marked {
             Ok(()) => self.remove_swarm(),

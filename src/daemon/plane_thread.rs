@@ -3,12 +3,14 @@
 //! It takes the newest table and drops older ones that wait; the answer names the table's
 //! generation, so an answer stands for all before it. A proxy is started when a first port needs
 //! it. When it cannot be reached, every port of the table is told as refused, with the reason, and
-//! the table is tried again with the next one or when the proxy has ended.
+//! the table is tried again: with the next one, and later and later until it is in force. A proxy that
+//! ends soon after its start is started again with the same patience.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -19,6 +21,15 @@ use crate::host::dataplane::{Dataplane, DataplaneConfig, DataplaneError};
 use crate::logic::worker::io::{PortRoute, RefusedPort};
 use crate::model::route::{Backend, ListenKey, Listener, RouteTable};
 use crate::model::service::PublishMode;
+
+/// The first wait before a table that could not be put in force is tried again; it doubles.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+
+/// The longest.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// A proxy that lived as long as this did not end because of its start.
+const SOUND_AFTER: Duration = Duration::from_secs(10);
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -48,6 +59,9 @@ impl PlaneThread {
             watched: None,
             table: RouteTable::default(),
             generation: 0,
+            started: Instant::now(),
+            retry: None,
+            wait: RETRY_MIN,
         };
         let thread = Builder::new()
             .name("plane".to_owned())
@@ -80,18 +94,40 @@ struct Plane {
     watched: Option<u32>,
     table: RouteTable,
     generation: u64,
+    /// When the proxy was first reached.
+    started: Instant,
+    /// When the table is tried again; none while it is in force.
+    retry: Option<Instant>,
+    /// The wait before that try.
+    wait: Duration,
 }
 
 impl Plane {
     fn run(mut self, queue: &Receiver<Told>) {
-        while let Ok(first) = queue.recv() {
-            let (mut next, mut changed) = (Some(first), false);
+        loop {
+            let due = self.retry.map(|at| at.saturating_duration_since(Instant::now()));
+            let first = match due.map(|wait| queue.recv_timeout(wait)) {
+                None => queue.recv().ok(),
+                Some(Ok(told)) => Some(told),
+                Some(Err(RecvTimeoutError::Timeout)) => None,
+                Some(Err(RecvTimeoutError::Disconnected)) => return,
+            };
+            let late = first.is_none();
+            if late && self.retry.is_none() {
+                return;
+            }
+            let (mut next, mut changed) = (first, late);
             while let Some(told) = next {
                 match told {
                     Told::Finish => return,
                     Told::Ended(pid) if self.watched == Some(pid) => {
                         log::warn!("the proxy (process {pid}) has ended; starting another one");
-                        (self.watched, self.dataplane, changed) = (None, None, true);
+                        (self.watched, self.dataplane) = (None, None);
+                        if self.started.elapsed() < SOUND_AFTER {
+                            self.try_later();
+                        } else {
+                            (self.wait, changed) = (RETRY_MIN, true);
+                        }
                     }
                     Told::Ended(_) => {}
                     Told::Table { generation, ports } => {
@@ -112,10 +148,18 @@ impl Plane {
         }
     }
 
+    fn try_later(&mut self) {
+        self.retry = Some(Instant::now() + self.wait);
+        self.wait = (self.wait * 2).min(RETRY_MAX);
+    }
+
     fn apply(&mut self) -> Vec<RefusedPort> {
+        self.retry = None;
         match self.try_apply() {
             Ok(refused) => refused,
             Err(err) => {
+                self.dataplane = None;
+                self.try_later();
                 let reason = chain::text(&err);
                 log::error!("{reason}");
                 self.table
@@ -161,7 +205,7 @@ impl Plane {
             })
         });
         match spawned {
-            Ok(_) => self.watched = Some(pid),
+            Ok(_) => (self.watched, self.started) = (Some(pid), Instant::now()),
             Err(err) => log::warn!("cannot wait for the end of the proxy: {err}"),
         }
     }

@@ -1,4 +1,4 @@
-//! Turns SIGTERM and SIGINT into an event, on a thread that waits for nothing else.
+//! Turns SIGTERM, SIGINT and SIGHUP (a terminal that is closed) into an event, on a thread that waits for nothing else.
 
 use std::io;
 use std::thread::Builder;
@@ -9,10 +9,10 @@ use super::brain::Events;
 use super::handle::Event;
 
 fn stopping() -> SigSet {
-    [Signal::SIGTERM, Signal::SIGINT].into_iter().collect()
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
 }
 
-/// Blocks both signals in this thread and all it starts from now on. Comes before the first other
+/// Blocks these signals in this thread and all it starts from now on. Comes before the first other
 /// thread: one in which they are not blocked would take them, and with them the process its end.
 pub(super) fn block() -> io::Result<()> {
     Ok(stopping().thread_block()?)

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Fatal;
 use super::records::{self, TaskRecord};
@@ -22,6 +23,7 @@ use crate::logic::manager::io::Fence;
 use crate::logic::worker::io::{Action, Exit, Found, FoundContainer, Outcome, Prepare};
 use crate::model::image_ref::Reference;
 use crate::model::node::NodeDescription;
+use crate::model::task::Task;
 
 /// The host parts that actions need.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(super) struct Steps {
     net: Arc<Net>,
     description: NodeDescription,
     boot: String,
+    /// The node leaves: nothing is made any more.
+    closed: AtomicBool,
 }
 
 /// Why a step did not work; only the text and whether to try again leave this module.
@@ -49,7 +53,20 @@ impl Steps {
         description: NodeDescription,
         boot: String,
     ) -> Self {
-        Self { data, images, runtime, net, description, boot }
+        let closed = AtomicBool::new(false);
+        Self { data, images, runtime, net, description, boot, closed }
+    }
+
+    /// From here on no step makes anything.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    fn still_open(&self) -> Result<(), Failed> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Failed::host("the node leaves its swarm".to_owned()));
+        }
+        Ok(())
     }
 
     pub(super) const fn description(&self) -> &NodeDescription {
@@ -74,6 +91,7 @@ impl Steps {
 
     fn prepare(&self, task: TaskId, prepare: &Prepare) -> Result<Outcome, Failed> {
         let image = self.image(&prepare.container.image)?;
+        self.still_open()?;
         // Held until the record names the image: from then on the record keeps it.
         let lease = self.images.lease(image.id)?;
         std::fs::create_dir_all(self.data.task(task))
@@ -103,6 +121,7 @@ impl Steps {
             .net
             .ensure_task(&TaskNet { task, addresses })
             .map_err(|err| Failed::host(format!("cannot set up the network of task {task}: {}", chain::text(&err))))?;
+        self.still_open()?;
         let mut container = prepare.container.clone();
         if container.hostname.is_empty() {
             container.hostname = task.short();
@@ -119,6 +138,7 @@ impl Steps {
             ..ContainerInputs::default()
         };
         self.runtime.prepare(task, &inputs)?;
+        self.still_open()?;
         self.runtime.create(task)?;
         Ok(Outcome::Prepared)
     }
@@ -178,10 +198,13 @@ impl Steps {
         })
     }
 
-    /// The tasks whose folders are there, and the highest fence among them. A folder without a
-    /// readable record is told and removed: nothing can be done with it, and its task is still in
-    /// the log, from which it is made anew.
-    pub(super) fn found(&self) -> Result<(Vec<Found>, Fence), Fatal> {
+    /// The tasks whose folders are there, and the highest fence among them. Where a record is damaged
+    /// or missing the log's copy of the task, which `known` gives, takes its place; a folder of a
+    /// task that the log does not know either is told and removed.
+    pub(super) fn found(
+        &self,
+        known: impl Fn(TaskId) -> Option<Task>,
+    ) -> Result<(Vec<Found>, Fence), Fatal> {
         let folders = records::folders(&self.data)
             .map_err(|err| Fatal::new("cannot list the task folders", err))?;
         let states = self
@@ -192,23 +215,48 @@ impl Steps {
             states.into_iter().map(|found| (found.task, found.state)).collect();
         let (mut all, mut fence) = (Vec::new(), Fence::default());
         for id in folders {
-            match TaskRecord::read(&self.data, id) {
+            let container = match states.get(&id) {
+                None | Some(FoundState::Parts) => FoundContainer::None,
+                Some(FoundState::Created) => FoundContainer::Created,
+                Some(FoundState::Running { pid, .. }) => FoundContainer::Running { pid: *pid },
+                Some(FoundState::Exited(record)) => FoundContainer::Exited(exit(record)),
+            };
+            let why = match TaskRecord::read(&self.data, id) {
                 Ok(Some(record)) => {
                     fence = fence.max(record.fence);
-                    let container = match states.get(&id) {
-                        None | Some(FoundState::Parts) => FoundContainer::None,
-                        Some(FoundState::Created) => FoundContainer::Created,
-                        Some(FoundState::Running { pid, .. }) => FoundContainer::Running { pid: *pid },
-                        Some(FoundState::Exited(record)) => FoundContainer::Exited(exit(record)),
-                    };
                     let rebooted = record.boot != self.boot;
                     all.push(Found { task: record.task, container, rebooted });
+                    continue;
                 }
-                Ok(None) => self.discard(id, "it has no record"),
-                Err(err) => self.discard(id, &chain::text(&err)),
+                Ok(None) => "it has no record".to_owned(),
+                Err(err) => chain::text(&err),
+            };
+            match known(id).filter(|_| container != FoundContainer::None) {
+                Some(task) => {
+                    log::warn!("the record of task {id} is made again from the log: {why}");
+                    let running = matches!(container, FoundContainer::Running { .. });
+                    self.remember_again(&task, running);
+                    all.push(Found { task, container, rebooted: !running });
+                }
+                None => self.discard(id, &why),
             }
         }
         Ok((all, fence))
+    }
+
+    /// Writes the record of a task anew. Where that fails the task goes on all the same, and the next
+    /// start tries again.
+    fn remember_again(&self, task: &Task, running: bool) {
+        let boot = if running { self.boot.clone() } else { String::new() };
+        let written = self.images.resolve(&task.spec.container.image).map_err(|err| chain::text(&err));
+        let written = written.and_then(|image| {
+            let record =
+                TaskRecord { task: task.clone(), fence: Fence::default(), image: image.id, boot };
+            record.write(&self.data).map_err(|err| chain::text(&err))
+        });
+        if let Err(why) = written {
+            log::warn!("cannot write the record of task {}: {why}", task.id);
+        }
     }
 
     fn discard(&self, task: TaskId, why: &str) {

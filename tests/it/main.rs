@@ -14,6 +14,7 @@ mod cli;
 mod client;
 mod disk;
 mod images;
+mod mishaps;
 mod net;
 mod node;
 mod proxy;

@@ -192,6 +192,19 @@ impl Node {
         i32::try_from(self.daemon.as_ref().expect("the daemon was started").id()).expect("pid")
     }
 
+    /// Process id of the node's proxy.
+    pub(crate) fn proxy_pid(&self) -> i32 {
+        let control = self.exec_root().join("proxy.sock").display().to_string();
+        let all = fs::read_dir("/proc").expect("/proc").flatten();
+        let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let is_proxy = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+            words.get(1) == Some(&&b"proxy"[..]) && words.contains(&control.as_bytes())
+        };
+        pids.find(is_proxy).expect("the node has a proxy")
+    }
+
     /// SIGKILL to the daemon alone.
     pub(crate) fn kill_daemon(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {

@@ -1,4 +1,4 @@
-//! One daemon per data root: an flock that ends with the process, however it ends.
+//! One daemon per data root and per exec root: an flock that ends with the process, however it ends.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -17,9 +17,11 @@ pub enum LockError {
     #[error(transparent)]
     Io(#[from] IoFailed),
     /// Somebody else has it.
-    #[error("another skep daemon ({holder}) uses {} (stop it, or choose another --data-root)", root.display())]
+    #[error("another skep daemon ({holder}) uses {} (stop it, or choose another --{what}-root)", root.display())]
     Held {
-        /// The data root.
+        /// `data` or `exec`.
+        what: &'static str,
+        /// The root.
         root: PathBuf,
         /// `pid N`, as far as its file tells.
         holder: String,
@@ -28,13 +30,13 @@ pub enum LockError {
 
 /// The lock, held while this lives. Descriptors are close-on-exec, so no child keeps it.
 #[derive(Debug)]
-pub struct DataLock {
+pub struct RootLock {
     _file: Flock<File>,
 }
 
-impl DataLock {
-    /// Takes the lock of a data root, or tells at once who has it.
-    pub fn take(root: &Path) -> Result<Self, LockError> {
+impl RootLock {
+    /// Takes the lock of the `data` or `exec` root, or tells at once who has it.
+    pub fn take(what: &'static str, root: &Path) -> Result<Self, LockError> {
         let path = root.join("lock");
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -42,7 +44,8 @@ impl DataLock {
         let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
             Err((file, Errno::EWOULDBLOCK)) => {
-                return Err(LockError::Held { root: root.to_owned(), holder: holder(file) });
+                let (root, holder) = (root.to_owned(), holder(file));
+                return Err(LockError::Held { what, root, holder });
             }
             Err((_, errno)) => return Err(IoFailed::new("lock", &path, errno.into()).into()),
         };

@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use skep::host::disk::layout::{DataRoot, ExecRoot};
-use skep::host::disk::lock::DataLock;
+use skep::host::disk::lock::RootLock;
 use skep::host::disk::{LogKey, Wal, ledger, load_or_create_key};
 use skep::host::failpoint::{self, Point};
 use skep::model::wire::{Entry, HardState, Kind, LogRecord};
@@ -162,12 +162,12 @@ fn check_after_kill(dir: &Path, told: &str, name: &str) {
 #[test]
 fn one_daemon_per_data_root() {
     let dir = TempDir::new();
-    let lock = DataLock::take(&dir.0).unwrap();
-    let refused = DataLock::take(&dir.0).unwrap_err().to_string();
+    let lock = RootLock::take("data", &dir.0).unwrap();
+    let refused = RootLock::take("data", &dir.0).unwrap_err().to_string();
     let me = format!("another skep daemon (pid {}) uses {}", std::process::id(), dir.0.display());
     assert!(refused.starts_with(&me), "{refused}");
     drop(lock);
-    drop(DataLock::take(&dir.0).unwrap());
+    drop(RootLock::take("data", &dir.0).unwrap());
 }
 
 #[test]

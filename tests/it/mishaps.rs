@@ -1,0 +1,114 @@
+//! Mishaps beside a crash: a second daemon on the same folders, a swarm left too early, a damaged
+//! file, a proxy that cannot be started for a while.
+
+use crate::node::{Node, must};
+use crate::service::{kill, task_pid};
+
+fn web(node: &Node) -> serde_json::Value {
+    node.ok(&["service", "create", "-q", "-d", "--name", "web", "-p", "8080:80", "skep/hello"]);
+    let task = node.wait_running("web", 1).remove(0);
+    node.wait("an answer", || node.get("127.0.0.1:8080"));
+    task
+}
+
+#[test]
+fn a_second_daemon_on_an_exec_root_is_refused_and_touches_nothing() {
+    let node = Node::swarm();
+    let task = web(&node);
+    let said = node
+        .command(crate::node::SKEP)
+        .args(["daemon", "--data-root"])
+        .arg(node.dir.join("other"))
+        .arg("--exec-root")
+        .arg(node.exec_root())
+        .output()
+        .expect("daemon");
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(!said.status.success(), "{text}");
+    assert!(text.contains("another skep daemon") && text.contains("--exec-root"), "{text}");
+    assert_eq!(task_pid(&node.wait_running("web", 1)[0]), task_pid(&task));
+    assert!(node.get("127.0.0.1:8080").is_some());
+}
+
+#[test]
+fn a_swarm_is_left_while_its_tasks_are_being_made() {
+    for wait in ["0.1", "0.5", "1"] {
+        let node = Node::swarm();
+        node.ok(&[
+            "service",
+            "create",
+            "-q",
+            "-d",
+            "--name",
+            "many",
+            "--replicas",
+            "30",
+            "skep/hello",
+        ]);
+        must(std::process::Command::new("sleep").arg(wait));
+        node.ok(&["leave", "--force"]);
+        // What is left would be found when the node is dropped; this is what a user sees.
+        let tasks = std::fs::read_dir(node.exec_root().join("tasks")).expect("tasks").count();
+        assert_eq!(tasks, 0, "after {wait} s");
+    }
+}
+
+#[test]
+fn a_damaged_task_record_is_made_again_and_the_container_goes_on() {
+    let mut node = Node::swarm();
+    let task = web(&node);
+    let record = node.data_root().join("tasks").join(task["ID"].as_str().expect("id")).join("task");
+    let whole = std::fs::read(&record).expect("record");
+    for damage in ["flipped", "cut", "gone"] {
+        node.stop_daemon();
+        let mut bytes = whole.clone();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x55;
+        match damage {
+            "flipped" => std::fs::write(&record, &bytes).expect("record"),
+            "cut" => std::fs::write(&record, &whole[..middle]).expect("record"),
+            _ => std::fs::remove_file(&record).expect("record"),
+        }
+        node.start_daemon();
+        assert_eq!(task_pid(&node.wait_running("web", 1)[0]), task_pid(&task), "{damage}");
+        assert!(node.daemon_log().contains("is made again from the log"), "{}", node.daemon_log());
+        assert!(std::fs::metadata(&record).is_ok_and(|meta| meta.len() > 100), "{damage}");
+        assert!(node.get("127.0.0.1:8080").is_some());
+    }
+}
+
+#[test]
+fn a_log_without_an_identity_is_not_touched() {
+    let mut node = Node::swarm();
+    let task = web(&node);
+    node.stop_daemon();
+    let (identity, aside) =
+        (node.data_root().join("node/identity"), node.data_root().join("node/aside"));
+    std::fs::rename(&identity, &aside).expect("rename");
+    node.spawn_daemon(&[]);
+    node.wait("the daemon ends", || node.daemon_has_ended().then_some(()));
+    node.kill_daemon();
+    assert!(node.daemon_log().contains("node/identity is missing"), "{}", node.daemon_log());
+    std::fs::rename(&aside, &identity).expect("rename");
+    node.start_daemon();
+    assert_eq!(task_pid(&node.wait_running("web", 1)[0]), task_pid(&task));
+}
+
+#[test]
+fn a_proxy_that_cannot_be_started_is_tried_again() {
+    let mut node = Node::swarm();
+    node.stop_daemon();
+    let (program, aside) = (node.dir.join("skep-copy"), node.dir.join("skep-aside"));
+    std::fs::copy(crate::node::SKEP, &program).expect("copy");
+    node.program.clone_from(&program);
+    node.start_daemon();
+    web(&node);
+    std::fs::rename(&program, &aside).expect("rename");
+    kill(node.proxy_pid());
+    node.wait("the proxy cannot be started", || {
+        node.daemon_log().contains("cannot run").then_some(())
+    });
+    std::fs::rename(&aside, &program).expect("rename");
+    node.wait("the port answers again", || node.get("127.0.0.1:8080"));
+    assert_eq!(node.wait_running("web", 1)[0]["Status"]["Err"], serde_json::Value::Null);
+}
