@@ -1,13 +1,14 @@
 //! What each action of the worker does on this machine.
 //!
 //! Runs on the pool's threads. Every step finds what an earlier try left and goes on from there:
-//! the process may have died between any two of them. The task's record is written first, so that
-//! whatever else is there has an owner.
+//! the process may have died between any two of them. The task's folder is made first and goes last,
+//! so that whatever else is there has an owner.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Scope, ScopedJoinHandle};
 
 use super::Fatal;
 use super::records::{self, TaskRecord};
@@ -15,7 +16,7 @@ use crate::base::chain;
 use crate::base::id::TaskId;
 use crate::host::disk::layout::DataRoot;
 use crate::host::images::{ErrorKind, ImageError, ImageRecord, ImageStore};
-use crate::host::net::{Net, TaskAddress, TaskNet, files};
+use crate::host::net::{Net, NetError, TaskAddress, TaskNet, files};
 use crate::host::runtime::{
     ContainerInputs, ExitRecord, FoundState, ImageView, Runtime, RuntimeError,
 };
@@ -23,7 +24,7 @@ use crate::logic::manager::io::Fence;
 use crate::logic::worker::io::{Action, Exit, Found, FoundContainer, Outcome, Prepare};
 use crate::model::image_ref::Reference;
 use crate::model::node::NodeDescription;
-use crate::model::task::Task;
+use crate::model::task::{Address, Task};
 
 /// The host parts that actions need.
 #[derive(Debug)]
@@ -102,45 +103,53 @@ impl Steps {
             image: image.id,
             boot: self.boot.clone(),
         };
-        record.write(&self.data).map_err(|err| Failed::host(chain::text(&err)))?;
+        // By its folder everything of a task is found, so what else there is to do need not wait for
+        // a slow card, only the outcome does. The same goes for nft: nothing runs yet.
+        std::thread::scope(|scope| {
+            let recorded = side(scope, || record.write(&self.data))?;
+            let net = Arc::new(task_net(task, prepare));
+            let cannot = |err: NetError| {
+                Failed::host(format!("cannot set up the network of task {task}: {}", chain::text(&err)))
+            };
+            let own = Arc::clone(&net);
+            let linked = side(scope, move || self.net.link_task(&own).map(drop))?;
+            let inputs = self.inputs(task, prepare, &image)?;
+            let made = self.runtime.prepare(task, &inputs);
+            joined(linked)?.map_err(cannot)?;
+            made?;
+            self.still_open()?;
+            let opened = side(scope, move || self.net.open_task(&net))?;
+            let created = self.runtime.create(task);
+            joined(opened)?.map_err(cannot)?;
+            joined(recorded)?.map_err(|err| Failed::host(chain::text(&err)))?;
+            Ok::<(), Failed>(created?)
+        })?;
         drop(lease);
-        let addresses: Vec<TaskAddress> = prepare
-            .task
-            .addresses
-            .iter()
-            .filter_map(|own| {
-                let network = prepare.networks.iter().find(|network| network.id == own.network)?;
-                Some(TaskAddress {
-                    network: own.network,
-                    address: own.address,
-                    subnet: network.subnet,
-                })
-            })
-            .collect();
-        let endpoint = self
-            .net
-            .ensure_task(&TaskNet { task, addresses })
-            .map_err(|err| Failed::host(format!("cannot set up the network of task {task}: {}", chain::text(&err))))?;
-        self.still_open()?;
+        Ok(Outcome::Prepared)
+    }
+
+    /// What the container is made from.
+    fn inputs(
+        &self,
+        task: TaskId,
+        prepare: &Prepare,
+        image: &ImageRecord,
+    ) -> Result<ContainerInputs, Failed> {
         let mut container = prepare.container.clone();
         if container.hostname.is_empty() {
             container.hostname = task.short();
         }
         let etc_hosts = hosts(prepare, &container.hostname);
-        let inputs = ContainerInputs {
+        Ok(ContainerInputs {
             container,
             resources: prepare.task.spec.resources.clone(),
             log: prepare.task.spec.log.clone(),
-            image: self.view(&image)?,
-            netns: Some(endpoint.netns),
+            image: self.view(image)?,
+            netns: Some(self.net.netns_path(task)),
             etc_hosts,
             etc_resolv_conf: resolv_conf(prepare),
             ..ContainerInputs::default()
-        };
-        self.runtime.prepare(task, &inputs)?;
-        self.still_open()?;
-        self.runtime.create(task)?;
-        Ok(Outcome::Prepared)
+        })
     }
 
     fn start(&self, task: TaskId) -> Result<Outcome, Failed> {
@@ -265,6 +274,28 @@ impl Steps {
             log::error!("cannot remove the folder of task {task}: {}", failed.err);
         }
     }
+}
+
+/// The network that a task wants: its addresses on the networks that are known.
+fn task_net(task: TaskId, prepare: &Prepare) -> TaskNet {
+    let address = |own: &Address| {
+        let network = prepare.networks.iter().find(|network| network.id == own.network)?;
+        Some(TaskAddress { network: own.network, address: own.address, subnet: network.subnet })
+    };
+    TaskNet { task, addresses: prepare.task.addresses.iter().filter_map(address).collect() }
+}
+
+/// Runs `work` beside, on a thread that ends with it.
+fn side<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, Failed> {
+    let thread = std::thread::Builder::new().name("task".to_owned()).spawn_scoped(scope, work);
+    thread.map_err(|err| Failed::host(format!("cannot start a thread: {err}")))
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T, Failed> {
+    thread.join().map_err(|_panic| Failed::host("a thread of the daemon has panicked".to_owned()))
 }
 
 impl Failed {

@@ -57,7 +57,7 @@ sleep "$idle"
 awk -v t=$(($(sum ticks) - before)) -v hz="$(getconf CLK_TCK)" -v s="$idle" \
   'BEGIN { printf "idle CPU over %d s: %.3f %% of a core (budget 0.1)\n", s, 100 * t / hz / s }'
 echo "idle: $(($(sum disk_bytes) - written)) bytes to disk over $idle s (budget 0)"
-strace -f -qq -e trace=fsync,fdatasync,sync_file_range,syncfs,write,pwrite64,pwritev -o "$node_dir/trace" -p "$node_pid" &
+strace -f -qq -e signal=none -e trace=fsync,fdatasync,sync_file_range,syncfs,write,pwrite64,pwritev -o "$node_dir/trace" -p "$node_pid" &
 tracer=$!
 sleep "$idle"
 kill "$tracer"

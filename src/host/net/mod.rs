@@ -199,6 +199,25 @@ impl Net {
         done
     }
 
+    /// [`Net::ensure_task`] but for the packet rules and the undo: the container can be made, and must
+    /// not be started before [`Net::open_task`].
+    ///
+    /// # Errors
+    /// What failed, and for which task.
+    pub fn link_task(&self, task: &TaskNet) -> Result<TaskEndpoint> {
+        self.ensure_until(task, Step::Routed)
+    }
+
+    /// Lets a task's packets through the rules.
+    ///
+    /// # Errors
+    /// What failed, and for which task.
+    pub fn open_task(&self, task: &TaskNet) -> Result<()> {
+        self.let_through(task, &self.names.link(task.task))?;
+        failpoint::hit(Point::NetLetThrough);
+        Ok(())
+    }
+
     /// The steps of [`Net::ensure_task`] up to and with `last`, without the undo: what a crash
     /// behind that step leaves.
     ///
