@@ -266,6 +266,9 @@ impl Machine {
         self.status.timestamp = at;
         message.clone_into(&mut self.status.message);
         self.status.err = err;
+        if state.is_terminal() {
+            self.status.pid = 0;
+        }
         true
     }
 
@@ -321,7 +324,6 @@ impl Machine {
             failed(format!("task: non-zero exit ({})", exit.code))
         };
         if self.set(state, exit.at, message, err) {
-            self.status.pid = 0;
             self.status.exit_code = (!exit.shim_lost).then_some(exit.code);
         }
     }

@@ -21,6 +21,8 @@ mod next;
 mod routes;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk_tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

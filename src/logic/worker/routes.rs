@@ -73,7 +73,8 @@ impl Routes {
                 backends,
             })
             .collect();
-        if table != self.table || std::mem::take(&mut self.stale) {
+        let stale = std::mem::take(&mut self.stale);
+        if stale || table != self.table {
             self.generation += 1;
             self.table.clone_from(&table);
             out.push(Output::Routes { generation: self.generation, ports: table });
