@@ -65,34 +65,37 @@ pub fn ports(
         }
         leased.push(port.clone());
     }
+    // Another service's host-mode port is taken, too: its tasks may come to any node.
     let taken = |leased: &[Port], wanted: &Port| {
-        let ingress = |port: &Port| port.mode == PublishMode::Ingress;
-        let same = |port: &Port| {
-            ingress(port) && port.published == wanted.published && port.protocol == wanted.protocol
-        };
+        let same =
+            |port: &Port| port.published == wanted.published && port.protocol == wanted.protocol;
         leased.iter().any(same) || others().any(|service| service.ports.iter().any(same))
     };
-    for at in 0..leased.len() {
-        let mut port = leased[at].clone();
-        if port.published != 0 || port.mode == PublishMode::Host {
-            continue;
-        }
-        let kept = old.iter().find(|had| {
-            had.target == port.target
-                && had.protocol == port.protocol
-                && had.mode == port.mode
-                && DYNAMIC_PORTS.contains(&had.published)
-        });
-        let first = kept.map(|had| had.published);
-        port.published = first
-            .into_iter()
-            .chain(DYNAMIC_PORTS)
-            .find(|number| {
+    // What was there goes first, so that no new port takes its number.
+    for keep in [true, false] {
+        for at in 0..leased.len() {
+            let mut port = leased[at].clone();
+            if port.published != 0 || port.mode == PublishMode::Host {
+                continue;
+            }
+            let had = old.iter().filter(|had| {
+                had.target == port.target
+                    && had.protocol == port.protocol
+                    && had.mode == port.mode
+                    && DYNAMIC_PORTS.contains(&had.published)
+            });
+            let had = had.map(|had| had.published).filter(|_| keep);
+            let picked = had.chain(DYNAMIC_PORTS.filter(|_| !keep)).find(|number| {
                 let wanted = Port { published: *number, ..port.clone() };
                 !taken(&leased, &wanted)
-            })
-            .ok_or(PortError::Exhausted)?;
-        leased[at] = port;
+            });
+            match picked {
+                Some(number) => port.published = number,
+                None if keep => {}
+                None => return Err(PortError::Exhausted),
+            }
+            leased[at] = port;
+        }
     }
     Ok(leased)
 }
@@ -151,3 +154,6 @@ impl Picker {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

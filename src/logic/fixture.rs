@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::id::{ServiceId, TaskId};
+use crate::base::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
 use crate::base::time::Wall;
 use crate::logic::orchestrator::status;
+use crate::logic::store::{OWN_REQUEST, Store};
+use crate::model::cluster::Cluster;
+use crate::model::entry::{Change, Entry};
 use crate::model::name::Name;
-use crate::model::object::Meta;
+use crate::model::network::{Network, Subnet};
+use crate::model::node::{Node, NodeDescription, NodeSpec};
+use crate::model::object::{Meta, Object};
 use crate::model::service::{
     ContainerSpec, EndpointSpec, Labels, Mode, Placement, Port, Protocol, PublishMode, Resources,
     RestartPolicy, Service, ServiceSpec, TaskSpec,
@@ -48,6 +53,51 @@ pub(crate) fn service(id: u128, name: &str) -> Service {
         ports: Vec::new(),
         update_status: None,
     }
+}
+
+pub(crate) fn node(id: u128) -> Node {
+    Node {
+        id: NodeId::new(id),
+        meta: Meta::default(),
+        spec: NodeSpec::default(),
+        description: NodeDescription::default(),
+        address: String::new(),
+        manager: None,
+    }
+}
+
+pub(crate) fn network(id: u128, name: &str, prefix: u8) -> Network {
+    Network {
+        id: NetworkId::new(id),
+        meta: Meta::default(),
+        name: name.to_owned(),
+        labels: Labels::new(),
+        subnet: Subnet { base: [10, 0, 0, 0].into(), prefix },
+        ingress: name == "ingress",
+    }
+}
+
+pub(crate) fn cluster(task_history_limit: i64) -> Cluster {
+    Cluster {
+        id: ClusterId::new(1),
+        meta: Meta::default(),
+        name: "default".to_owned(),
+        labels: Labels::new(),
+        task_history_limit,
+        pools: Vec::new(),
+        subnet_prefix: 24,
+        epoch: 1,
+        feature_level: 1,
+    }
+}
+
+/// A store that holds these objects.
+pub(crate) fn store(objects: Vec<Object>) -> Store {
+    let changes = objects.into_iter().map(Change::Put).collect();
+    let entry = Entry { request: OWN_REQUEST, time: Wall(1), preconditions: Vec::new(), changes };
+    let mut store = Store::default();
+    store.apply(1, &entry);
+    store
 }
 
 pub(crate) fn task(id: u128, service: u128) -> Task {

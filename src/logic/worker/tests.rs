@@ -32,10 +32,9 @@ use crate::base::time::{Now, Span, Time, Wall};
 use crate::logic::fixture;
 use crate::logic::manager::io::{Assignments, Fence, Report};
 use crate::logic::orchestrator::status;
-use crate::model::network::{Network, Subnet};
+use crate::model::network::Network;
 use crate::model::node::NodeDescription;
-use crate::model::object::Meta;
-use crate::model::service::{Labels, Port, Protocol, PublishMode};
+use crate::model::service::{Port, Protocol, PublishMode};
 use crate::model::task::{Address, Task, TaskState};
 
 const NETWORK: NetworkId = NetworkId::new(1);
@@ -64,14 +63,7 @@ pub(super) fn fence(index: u64) -> Fence {
 
 /// The only network.
 pub(super) fn network() -> Network {
-    Network {
-        id: NETWORK,
-        meta: Meta::default(),
-        name: "ingress".to_owned(),
-        labels: Labels::new(),
-        subnet: Subnet { base: [10, 0, 0, 0].into(), prefix: 24 },
-        ingress: true,
-    }
+    fixture::network(1, "ingress", 24)
 }
 
 /// A task on this node, with an address.
