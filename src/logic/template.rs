@@ -11,6 +11,9 @@ use crate::model::task::Task;
 /// Longest text that a template may grow to.
 pub const EXPANDED_BYTES_MAX: usize = 64 << 10;
 
+/// What Go's trim markers take away.
+const SPACES: [char; 4] = [' ', '\t', '\r', '\n'];
+
 /// Why a template cannot be expanded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
@@ -53,21 +56,20 @@ pub fn expand(text: &str, context: Option<&Context<'_>>) -> Result<String, Templ
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("{{") {
-        out.push_str(&rest[..at]);
+        let literal = &rest[..at];
         let inner = &rest[at + 2..];
         let end = inner.find("}}").ok_or(TemplateError::Unclosed)?;
         let action = &inner[..end];
         let trim_left = action.starts_with("- ");
         let trim_right = action.ends_with(" -");
-        if trim_left {
-            out.truncate(out.trim_end().len());
-        }
+        // Only what stands in the template is trimmed, not what an action gave.
+        out.push_str(if trim_left { literal.trim_end_matches(SPACES) } else { literal });
         let action = action.strip_prefix("- ").unwrap_or(action);
         let action = action.strip_suffix(" -").unwrap_or(action).trim();
         out.push_str(&value(action, context)?);
         rest = &inner[end + 2..];
         if trim_right {
-            rest = rest.trim_start();
+            rest = rest.trim_start_matches(SPACES);
         }
         if out.len() > EXPANDED_BYTES_MAX {
             return Err(TemplateError::Long);
@@ -161,19 +163,20 @@ pub fn expand_container(
 ) -> Result<ContainerSpec, String> {
     let mut container = container.clone();
     for mount in &mut container.mounts {
-        let failed = |text: &str, error: TemplateError| {
-            format!("expanding mounts failed: expanding mount source {}: {error}", shown(text))
+        let failed = |what: &str, text: &str, error: TemplateError| {
+            format!("expanding mounts failed: expanding mount {what} {}: {error}", shown(text))
         };
         match &mut mount.kind {
             MountKind::Bind { source, .. } => {
-                *source = expand(source, context).map_err(|e| failed(source, e))?;
+                *source = expand(source, context).map_err(|e| failed("source", source, e))?;
             }
             MountKind::Volume { name, .. } => {
-                *name = expand(name, context).map_err(|e| failed(name, e))?;
+                *name = expand(name, context).map_err(|e| failed("source", name, e))?;
             }
             MountKind::Tmpfs { .. } => {}
         }
-        mount.target = expand(&mount.target, context).map_err(|e| failed(&mount.target, e))?;
+        let target = &mount.target;
+        mount.target = expand(target, context).map_err(|e| failed("target", target, e))?;
     }
     for env in &mut container.env {
         *env = expand(env, context)
@@ -192,3 +195,6 @@ fn shown(text: &str) -> String {
         None => format!("{text:?}"),
     }
 }
+
+#[cfg(test)]
+mod tests;
