@@ -1,5 +1,7 @@
 //! Placement constraints: `key==value` and `key!=value` (swarmkit `manager/constraint`).
 
+use std::net::IpAddr;
+
 use crate::model::node::{Node, Role};
 
 /// A constraint that cannot be read. `Display` is swarm's text.
@@ -65,7 +67,7 @@ impl<'a> Constraint<'a> {
         match lower.as_str() {
             "node.id" => is(&node.id.to_string()),
             "node.hostname" => is(&description.hostname),
-            "node.ip" => is(&node.address),
+            "node.ip" => address_fits(self.value, &node.address) == Some(self.equal),
             "node.role" => is(match node.spec.role {
                 Role::Worker => "worker",
                 Role::Manager => "manager",
@@ -90,6 +92,28 @@ impl<'a> Constraint<'a> {
     }
 }
 
+/// Whether an address is the one that is wanted, or in the block that is; `None` where neither is
+/// written.
+fn address_fits(wanted: &str, found: &str) -> Option<bool> {
+    let found: Option<IpAddr> = found.parse().ok();
+    if let Ok(wanted) = wanted.parse::<IpAddr>() {
+        return Some(found == Some(wanted));
+    }
+    let (base, prefix) = wanted.split_once('/')?;
+    let (base, prefix): (IpAddr, u32) = (base.parse().ok()?, prefix.parse().ok()?);
+    let same = |base: u128, found: u128, bits: u32| {
+        (base ^ found).checked_shr(bits.saturating_sub(prefix)).unwrap_or(0) == 0
+    };
+    let bits = if base.is_ipv4() { 32 } else { 128 };
+    (prefix <= bits).then_some(match (base, found) {
+        (IpAddr::V4(base), Some(IpAddr::V4(found))) => {
+            same(u32::from(base).into(), u32::from(found).into(), bits)
+        }
+        (IpAddr::V6(base), Some(IpAddr::V6(found))) => same(base.into(), found.into(), bits),
+        (_, _) => false,
+    })
+}
+
 /// One word for each architecture.
 #[must_use]
 pub fn normal_arch(arch: &str) -> &str {
@@ -103,6 +127,7 @@ pub fn normal_arch(arch: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logic::fixture;
 
     #[test]
     fn constraints_are_read_or_refused_with_swarms_text() {
@@ -116,6 +141,57 @@ mod tests {
             ("no de==x", "key 'no de' is invalid"),
         ] {
             assert_eq!(Constraint::parse(bad).unwrap_err().to_string(), text, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_node_fulfils_or_not() {
+        let labels = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
+        let mut node = fixture::node(7);
+        node.spec.labels = labels("Zone", "East");
+        node.description.engine_labels = labels("disk", "ssd");
+        node.description.hostname = "pi".to_owned();
+        node.description.platform.os = "linux".to_owned();
+        node.description.platform.arch = "arm64".to_owned();
+        node.spec.role = Role::Manager;
+        node.address = "10.1.2.3".to_owned();
+        for (text, fulfilled) in [
+            ("node.id==0000000000000000000000007", true),
+            ("node.id!=0000000000000000000000007", false),
+            ("node.hostname==PI", true),
+            ("node.hostname == pi", true),
+            ("node.hostname!=other", true),
+            ("node.role==manager", true),
+            ("NODE.ROLE!=worker", true),
+            ("node.role==worker", false),
+            ("node.platform.os==linux", true),
+            ("node.platform.arch==aarch64", true),
+            ("node.platform.arch==arm64", true),
+            ("node.platform.arch!=x86_64", true),
+            ("node.labels.Zone==east", true),
+            ("node.labels.Zone!=east", false),
+            // Keys of labels are compared with case, and what is not there is empty.
+            ("node.labels.zone==east", false),
+            ("node.labels.zone!=east", true),
+            ("engine.labels.disk==ssd", true),
+            ("engine.labels.disk==hdd", false),
+            ("node.ip==10.1.2.3", true),
+            ("node.ip!=10.1.2.3", false),
+            ("node.ip==10.1.2.4", false),
+            ("node.ip==10.1.0.0/16", true),
+            ("node.ip!=10.1.0.0/16", false),
+            ("node.ip==10.2.0.0/16", false),
+            ("node.ip==0.0.0.0/0", true),
+            ("node.ip==10.1.2.3/32", true),
+            ("node.ip==fd00::/8", false),
+            // Neither an address nor a block: fulfilled nowhere.
+            ("node.ip!=10.1.0.0/33", false),
+            ("node.ip!=here", false),
+            ("node.unknown==x", false),
+            ("node.unknown!=x", false),
+        ] {
+            let constraint = Constraint::parse(text).expect(text);
+            assert_eq!(constraint.matches(&node), fulfilled, "{text}");
         }
     }
 }
