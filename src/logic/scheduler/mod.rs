@@ -5,6 +5,8 @@
 
 pub mod constraint;
 mod filter;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
