@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 
 use super::{ApplyResult, OWN_REQUEST, REQUESTS_KEPT_MAX, Store};
-use crate::base::id::{NetworkId, NodeId, RequestId, ServiceId, TaskId};
+use crate::base::id::{ClusterId, NetworkId, NodeId, RequestId, ServiceId, TaskId};
 use crate::base::time::Wall;
 use crate::logic::codec;
 use crate::logic::fixture;
@@ -88,6 +88,87 @@ fn a_snapshot_that_is_damaged_is_refused() {
     }
 }
 
+#[test]
+fn a_request_is_not_repeated_after_a_restart_either() {
+    let mut store = Store::default();
+    let kept = u64::try_from(REQUESTS_KEPT_MAX).unwrap();
+    for index in 1..=kept {
+        store.apply(index, &entry(u128::from(index), Vec::new(), Vec::new()));
+    }
+    let stale = vec![Precondition::Version(ObjectId::Task(TaskId::new(1)), 1)];
+    store.apply(kept + 1, &entry(900_000, stale.clone(), vec![put_service(1, "web")]));
+    let mut restored = Store::restore(&store.snapshot().unwrap()).unwrap();
+    for store in [&mut store, &mut restored] {
+        // What did not hold does not hold for the retry, even if it would now.
+        store.apply(kept + 2, &entry(900_001, Vec::new(), vec![put_task(fixture::task(1, 1))]));
+        assert_eq!(store.answer(RequestId::new(900_000)), Some(ApplyResult::Stale));
+        let again = store.apply(kept + 3, &entry(900_000, stale.clone(), Vec::new()));
+        assert_eq!(again.result, ApplyResult::Stale);
+        // The oldest ones made room, in the order in which they came.
+        let answers = [1, 2, 3, 4].map(|n| store.answer(RequestId::new(n)).is_some());
+        assert_eq!(answers, [false, false, true, true]);
+        // One that is forgotten is taken for a new one, and its answer is kept again.
+        let new = store.apply(kept + 4, &entry(1, Vec::new(), vec![put_service(1, "web")]));
+        assert_eq!(new.result, ApplyResult::Created(ServiceId::new(1)));
+        assert_eq!(store.answer(RequestId::new(3)), None);
+    }
+    assert_eq!(store.hash(), restored.hash());
+}
+
+#[test]
+fn each_precondition_is_of_its_kind_and_version() {
+    let (node, network) = (fixture::node(1), fixture::network(1, "n", 24));
+    let objects = vec![
+        Object::Cluster(Box::new(fixture::cluster(5))),
+        Object::Node(Box::new(node)),
+        Object::Network(Box::new(network)),
+        Object::Service(Box::new(fixture::service(1, "web"))),
+        Object::Task(Box::new(fixture::task(1, 1))),
+    ];
+    for object in &objects {
+        let id = object.id();
+        let mut store = fixture::store(objects.clone());
+        assert_eq!(store.version(id), Some(1));
+        for (precondition, holds) in [
+            (Precondition::Version(id, 1), true),
+            (Precondition::Version(id, 0), false),
+            (Precondition::Version(id, 2), false),
+            (Precondition::Absent(id), false),
+        ] {
+            let request = u128::from(store.index()) + 10;
+            let entry = entry(request, vec![precondition], Vec::new());
+            let applied = store.apply(store.index() + 1, &entry);
+            assert_eq!(applied.result == ApplyResult::Done, holds, "{precondition:?}");
+        }
+        // Written again it has another version, the time when it was made stays.
+        let index = store.index() + 1;
+        let again =
+            Entry { time: Wall(9), ..entry(50, Vec::new(), vec![Change::Put(object.clone())]) };
+        store.apply(index, &again);
+        assert_eq!(store.version(id), Some(index));
+        store.apply(index + 1, &entry(51, Vec::new(), vec![Change::Remove(id)]));
+        assert_eq!(store.version(id), None);
+        let absent = entry(52, vec![Precondition::Absent(id)], vec![Change::Put(object.clone())]);
+        let made = store.apply(index + 2, &absent).result;
+        assert_ne!(made, ApplyResult::Stale, "{id:?}");
+        assert_eq!(store.version(id), Some(index + 2));
+    }
+    let other = ObjectId::Cluster(ClusterId::new(2));
+    assert_eq!(fixture::store(objects).version(other), None);
+}
+
+#[test]
+fn times_are_those_of_the_first_and_the_last_write() {
+    let mut store = Store::default();
+    for (index, time) in [(1, 5), (2, 9)] {
+        let put = vec![put_service(1, "web")];
+        let entry = Entry { time: Wall(time), ..entry(u128::from(index), Vec::new(), put) };
+        store.apply(index, &entry);
+    }
+    let meta = store.service(ServiceId::new(1)).unwrap().meta;
+    assert_eq!((meta.version, meta.created, meta.updated), (2, Wall(5), Wall(9)));
+}
+
 /// A few ids, so that writes meet each other.
 fn change() -> impl Strategy<Value = Change> {
     let task = (1..6u128, 1..4u128, 0..3u128, 0..8u8).prop_map(|(id, service, node, address)| {
@@ -102,7 +183,15 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         task,
         (1..4u128, 0..3u8).prop_map(|(id, name)| put_service(id, &format!("s{id}-{name}"))),
+        (1..3u128).prop_map(|id| Change::Put(Object::Node(Box::new(fixture::node(id))))),
+        (1..3u128, 24..26u8).prop_map(|(id, prefix)| {
+            Change::Put(Object::Network(Box::new(fixture::network(id, "n", prefix))))
+        }),
+        (0..6i64).prop_map(|limit| Change::Put(Object::Cluster(Box::new(fixture::cluster(limit))))),
         (1..6u128).prop_map(|id| Change::Remove(ObjectId::Task(TaskId::new(id)))),
+        (1..3u128).prop_map(|id| Change::Remove(ObjectId::Node(NodeId::new(id)))),
+        (1..3u128).prop_map(|id| Change::Remove(ObjectId::Network(NetworkId::new(id)))),
+        Just(Change::Remove(ObjectId::Cluster(ClusterId::new(1)))),
         (1..4u128).prop_map(|id| Change::Remove(ObjectId::Service(ServiceId::new(id)))),
     ]
 }
@@ -148,7 +237,11 @@ fn check(store: &Store, model: &Model) {
         })
         .collect();
     assert_eq!(store.tasks_len(), tasks.len());
-    assert_eq!(store.services().count(), model.len() - tasks.len());
+    let kind = |is: fn(&ObjectId) -> bool| model.keys().filter(|id| is(id)).count();
+    assert_eq!(store.services().count(), kind(|id| matches!(id, ObjectId::Service(_))));
+    assert_eq!(store.nodes().count(), kind(|id| matches!(id, ObjectId::Node(_))));
+    assert_eq!(store.networks().count(), kind(|id| matches!(id, ObjectId::Network(_))));
+    assert_eq!(store.cluster().is_some(), kind(|id| matches!(id, ObjectId::Cluster(_))) == 1);
     for (id, (version, _)) in model {
         assert_eq!(store.version(*id), Some(*version));
     }
