@@ -104,7 +104,8 @@ impl<'a> Draft<'a> {
         self.tasks.insert(id, None);
     }
 
-    /// Ids of a service's tasks, oldest first.
+    /// Ids of a service's tasks, oldest first. Those of an older spec are older whatever the wall
+    /// clock did in between.
     pub(super) fn tasks_of(&self, service: ServiceId) -> Vec<TaskId> {
         let stored = self.store.tasks_of_service(service).map(|task| task.id);
         let own = self.tasks.values().flatten().filter(|task| task.service == service);
@@ -112,7 +113,8 @@ impl<'a> Draft<'a> {
         ids.sort_unstable();
         ids.dedup();
         ids.retain(|id| self.task(*id).is_some());
-        ids.sort_by_key(|id| self.task(*id).map(|task| (task.meta.created, task.not_before)));
+        let age = |task: &Task| (task.spec_version, task.meta.created, task.not_before);
+        ids.sort_by_key(|id| self.task(*id).map(age));
         ids
     }
 
@@ -137,13 +139,21 @@ impl<'a> Draft<'a> {
 
     /// A new task of the service in a slot. With a delay it waits in `Ready`.
     pub(super) fn create(&mut self, key: SlotKey, desired: TaskState, delay: Span) -> TaskId {
+        let task = self.new_task(key, desired, delay);
+        let id = task.id;
+        self.tasks.insert(id, Some(task));
+        id
+    }
+
+    /// The same, not in the draft.
+    pub(super) fn new_task(&mut self, key: SlotKey, desired: TaskState, delay: Span) -> Task {
         let id = TaskId::new(self.rng.next_u128());
         let (wall, service) = (self.now.wall, self.service());
         let (slot, node) = match key {
             SlotKey::Slot(slot) => (slot, None),
             SlotKey::Node(node) => (0, Some(node)),
         };
-        let task = Task {
+        Task {
             id,
             meta: Meta { version: 0, created: wall, updated: wall },
             service: service.id,
@@ -159,9 +169,7 @@ impl<'a> Draft<'a> {
             status: status(TaskState::New, wall, "created"),
             job_iteration: 0,
             not_before: (delay > Span::ZERO).then(|| Wall(wall.0.saturating_add(delay.0))),
-        };
-        self.tasks.insert(id, Some(task));
-        id
+        }
     }
 
     /// The nodes with the draft's tasks on them.

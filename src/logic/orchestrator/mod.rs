@@ -12,7 +12,11 @@ mod global;
 mod reaper;
 mod replicated;
 mod restart;
+#[cfg(test)]
+mod tests;
 mod update;
+#[cfg(test)]
+mod walk_tests;
 
 use std::collections::BTreeMap;
 

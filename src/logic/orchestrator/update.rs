@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Wake;
 use super::draft::{Draft, SlotKey};
+use super::{Wake, global};
 use crate::base::id::TaskId;
 use crate::base::time::{Span, Time};
 use crate::logic::allocator;
-use crate::model::service::{FailureAction, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus};
+use crate::model::service::{
+    FailureAction, Mode, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus,
+};
 use crate::model::task::{Task, TaskState};
 
 /// Added to a delay that is longer than the watch.
@@ -56,8 +58,8 @@ pub(super) fn advance(draft: &mut Draft<'_>, update: &mut Option<Update>, wake: 
     let config = config(draft, back);
     update.take_if(|update| update.spec_version != draft.service().spec_version);
     let outdated = outdated(draft);
+    let under_way = matches!(state, Some(UpdateState::Updating | UpdateState::RollbackStarted));
     if update.is_none() {
-        let under_way = matches!(state, Some(UpdateState::Updating | UpdateState::RollbackStarted));
         if outdated.is_empty() {
             if under_way {
                 complete(draft, back);
@@ -72,9 +74,12 @@ pub(super) fn advance(draft: &mut Draft<'_>, update: &mut Option<Update>, wake: 
         if !under_way {
             set_status(draft, UpdateState::Updating, "update in progress".to_owned());
         }
+    } else if !under_way {
+        // The service was written for something else: the update goes on all the same.
+        set_status(draft, UpdateState::Updating, "update in progress".to_owned());
     }
-    let Some(under_way) = update else { return };
-    if let Some(task) = under_way.watch(draft, config) {
+    let Some(current) = update else { return };
+    if let Some(task) = current.watch(draft, config) {
         *update = None;
         let gone_back = fail(draft, config, back, task);
         if gone_back {
@@ -82,15 +87,15 @@ pub(super) fn advance(draft: &mut Draft<'_>, update: &mut Option<Update>, wake: 
         }
         return;
     }
-    under_way.finish_slots(draft, config, wake);
-    under_way.replace_slots(draft, config, outdated);
-    if under_way.active.is_empty() {
+    current.finish_slots(draft, config, wake);
+    current.replace_slots(draft, config, outdated);
+    if current.active.is_empty() {
         let watch = if config.delay >= config.monitor {
             config.delay + WATCH_AFTER_DELAY
         } else {
             config.monitor
         };
-        let end = under_way.last_done + watch;
+        let end = current.last_done + watch;
         if draft.now.mono >= end {
             *update = None;
             complete(draft, back);
@@ -251,10 +256,15 @@ fn ended_by_itself(task: &Task) -> bool {
     }
 }
 
-/// Slots with an outdated task that is wanted, or whose last task is outdated and was not replaced.
-fn outdated(draft: &Draft<'_>) -> BTreeMap<SlotKey, Vec<TaskId>> {
-    let service = draft.service();
+/// Slots with an outdated task that is wanted, or whose last task is outdated and was not replaced;
+/// of a global service only where a new task may come.
+fn outdated(draft: &mut Draft<'_>) -> BTreeMap<SlotKey, Vec<TaskId>> {
     let mut slots = draft.slots();
+    if draft.service().spec.mode == Mode::Global {
+        let open: BTreeSet<_> = global::open_nodes(draft).into_iter().map(SlotKey::Node).collect();
+        slots.retain(|key, _| open.contains(key));
+    }
+    let service = draft.service();
     slots.retain(|_, ids| {
         let tasks = || ids.iter().filter_map(|id| draft.task(*id));
         let wanted = || tasks().filter(|task| task.desired <= TaskState::Running);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::base::id::{NodeId, ServiceId};
 use crate::logic::store::Store;
-use crate::model::node::{Node, NodeState};
+use crate::model::node::{Availability, Node, NodeState};
 use crate::model::service::{Protocol, PublishMode};
 use crate::model::task::{Task, TaskState};
 
@@ -135,6 +135,13 @@ impl Nodes {
     #[must_use]
     pub fn eligible(&self, node: NodeId, task: &Task) -> bool {
         self.nodes.get(&node).is_some_and(|info| filter::eligible(info, task))
+    }
+
+    /// Whether the user lets new tasks come to the node.
+    #[must_use]
+    pub fn is_active(&self, node: NodeId) -> bool {
+        let active = |info: &NodeInfo| info.node.spec.availability == Availability::Active;
+        self.nodes.get(&node).is_some_and(active)
     }
 
     fn choose(&self, task: &Task, of: impl Fn(&NodeInfo) -> bool) -> Result<NodeId, String> {
