@@ -9,7 +9,8 @@
 //!        parallelism=1 order=start-first action=pause|continue|rollback constraint=a==b memory=N
 //!        retried=true mode=global env=K=V
 //! update S … | scale S N | rollback S | rm S
-//! run all | run S.N | fail S.N text | reject S.N text | exit S.N | stop S.N | gone all
+//! run all | run S.N | early S.N | crash S.N (nothing is cleaned) | cleaned all
+//! fail S.N text | reject S.N text | exit S.N | stop S.N | gone all
 //! advance SECONDS | ps S | service S | full | space | restart | leases
 //! ```
 
@@ -173,7 +174,10 @@ impl Lab {
         let mut status: TaskStatus = status(state, self.wall().wall, message);
         err.clone_into(&mut status.err);
         let cleaned = if state.is_terminal() { vec![id] } else { Vec::new() };
-        let report = Report { statuses: vec![(id, status)], cleaned, removed: Vec::new() };
+        self.tell_all(Report { statuses: vec![(id, status)], cleaned, removed: Vec::new() });
+    }
+
+    fn tell_all(&mut self, report: Report) {
         self.step(Input::Report { node: NODE, report });
         self.now = self.now + Span::from_millis(100);
         self.step(Input::Tick);
@@ -229,13 +233,6 @@ impl Lab {
                     _ => Command::UpdateService { id, version, spec: None },
                 });
             }
-            ("run", "all") => self.run_all(),
-            ("gone", "all") => self.gone_all(),
-            ("run", task) => self.report(task, TaskState::Running, "started", ""),
-            ("fail", task) => self.report(task, TaskState::Failed, "started", text),
-            ("reject", task) => self.report(task, TaskState::Rejected, "preparing", text),
-            ("exit", task) => self.report(task, TaskState::Complete, "finished", ""),
-            ("stop", task) => self.report(task, TaskState::Shutdown, "shutdown", ""),
             ("advance", seconds) => self.advance(seconds.parse().unwrap()),
             ("ps", name) => self.ps(name),
             ("service", name) => {
@@ -259,8 +256,35 @@ impl Lab {
                 let leases = self.manager.store().tasks().map(|task| task.addresses.len());
                 writeln!(self.text, "{}", leases.sum::<usize>()).unwrap();
             }
-            _ => panic!("unknown command {line:?}"),
+            _ => assert!(self.told_by_worker(word, &target, text), "unknown command {line:?}"),
         }
+    }
+
+    /// Whether it is something that a worker tells.
+    fn told_by_worker(&mut self, word: &str, target: &str, text: &str) -> bool {
+        match (word, target) {
+            ("run", "all") => self.run_all(),
+            ("gone", "all") => self.gone_all(),
+            ("early", task) => self.report(task, TaskState::Preparing, "preparing", ""),
+            ("crash", task) => {
+                let status = status(TaskState::Failed, self.wall().wall, "started");
+                let statuses = vec![(self.task(task).id, status)];
+                self.tell_all(Report { statuses, ..Report::default() });
+            }
+            ("cleaned", "all") => {
+                let tasks = self.manager.view().tasks;
+                let ended = tasks.iter().filter(|task| task.status.state.is_terminal());
+                let cleaned = ended.map(|task| task.id).collect();
+                self.tell_all(Report { cleaned, ..Report::default() });
+            }
+            ("run", task) => self.report(task, TaskState::Running, "started", ""),
+            ("fail", task) => self.report(task, TaskState::Failed, "started", text),
+            ("reject", task) => self.report(task, TaskState::Rejected, "preparing", text),
+            ("exit", task) => self.report(task, TaskState::Complete, "finished", ""),
+            ("stop", task) => self.report(task, TaskState::Shutdown, "shutdown", ""),
+            _ => return false,
+        }
+        true
     }
 
     fn run_all(&mut self) {
@@ -368,4 +392,67 @@ macro_rules! scripts {
     )* };
 }
 
-scripts! { service, restart, update, placement, disk_full }
+scripts! { service, restart, update, placement, disk_full, states }
+
+#[test]
+fn a_network_without_a_free_address_is_told_and_what_is_freed_goes_to_who_waits() {
+    let mut lab = Lab::new();
+    lab.run("create web replicas=253 port=80 condition=none");
+    assert!(lab.tasks("web").iter().all(|task| task.status.state == TaskState::Assigned));
+    lab.run("create other port=81");
+    lab.run("create inside");
+    let state = |lab: &Lab, name: &str| {
+        let status = lab.tasks(name)[0].status.clone();
+        (status.state, status.err)
+    };
+    let full = "no address is free in network ingress".to_owned();
+    assert_eq!(state(&lab, "other"), (TaskState::New, full));
+    assert_eq!(state(&lab, "inside"), (TaskState::Assigned, String::new()), "another network");
+    assert_eq!(lab.manager.deadline(), None, "it does not ask again and again");
+    lab.run("crash web.1");
+    lab.run("advance 6");
+    assert_eq!(state(&lab, "other").0, TaskState::New, "one that ended still holds its address");
+    lab.run("cleaned all");
+    assert_eq!(state(&lab, "other"), (TaskState::Assigned, String::new()));
+    let mut addresses: Vec<_> =
+        lab.manager.store().tasks().flat_map(|task| task.addresses.clone()).collect();
+    addresses.sort_by_key(|lease| (lease.network, lease.address));
+    addresses.dedup();
+    assert_eq!(addresses.len(), 254, "each has one holder, and all are leased");
+}
+
+#[test]
+fn at_the_limit_of_entries_that_wait_for_the_disk_a_command_is_refused() {
+    let mut lab = Lab::new();
+    let (mut replies, mut last) = (Vec::new(), 0);
+    let now = lab.wall();
+    let mut step = |lab: &mut Lab, input| {
+        let mut out = Vec::new();
+        lab.manager.step(now, input, &mut out);
+        let mut written = 0;
+        for output in out {
+            match output {
+                Output::Persist { entries } => written = entries[entries.len() - 1].index,
+                Output::Reply { reply, .. } => replies.push(reply.map(|_| ())),
+                Output::SaveSnapshot { .. } | Output::Assign { .. } => {}
+            }
+        }
+        last = last.max(written);
+        last
+    };
+    let asked = 1_200;
+    for n in 1..=asked {
+        let spec = fixture::spec(&format!("s{n}"), "image", 0);
+        let command = Command::CreateService { spec: Box::new(spec.validate().unwrap()) };
+        step(&mut lab, Input::Command { request: RequestId::new(n), command });
+    }
+    let index = step(&mut lab, Input::Tick);
+    step(&mut lab, Input::Persisted { index });
+    let busy = "too many changes wait for the disk; try again in a moment";
+    let refused = replies.iter().filter_map(|reply| reply.as_ref().err());
+    let refused: Vec<String> = refused.map(ToString::to_string).collect();
+    assert_eq!(refused, vec![busy; 1_200 - 1_024]);
+    assert_eq!(replies.len(), 1_200);
+    assert_eq!(lab.manager.store().services().count(), 1_024);
+    assert_eq!(lab.manager.deadline(), None);
+}
