@@ -229,6 +229,8 @@ impl Steps {
                 Some(FoundState::Created) => FoundContainer::Created,
                 Some(FoundState::Running { pid, .. }) => FoundContainer::Running { pid: *pid },
                 Some(FoundState::Exited(record)) => FoundContainer::Exited(exit(record)),
+                // It runs as far as anybody can tell; its end is told.
+                Some(FoundState::Silent) => FoundContainer::Running { pid: 0 },
             };
             let why = match TaskRecord::read(&self.data, id) {
                 Ok(Some(record)) => {

@@ -1,28 +1,76 @@
 //! What of earlier runs is on this machine: adoption after a restart of the daemon, forgetting
 //! after a reboot.
 
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::error::{Doing, RuntimeError, unless_absent};
 use super::remove::remove_exec;
-use super::{ExitRecord, Found, FoundState, Places, Runtime, RuntimeConfig, SHIM_LIMIT, has_shim};
+use super::runc::Traces;
+use super::shim_client::{Received, ShimClient};
+use super::{ExitRecord, Found, FoundState, Places, Runtime, RuntimeConfig, has_shim};
 use crate::base::id::TaskId;
-use crate::base::shim_wire::{Exit, Phase, State};
+use crate::base::shim_wire::{Exit, Phase, Reply, Request};
 use crate::base::time::Wall;
 
 /// The exit code of a container whose shim was lost.
 const CODE_LOST: i32 = 255;
 
+/// How long all shims together have to say how their containers are. A shim that stands still must
+/// not keep the others' node from starting; what a slow one says later is heard by the watcher.
+const FOUND_LIMIT: Duration = Duration::from_millis(1_000);
+
+/// How often shims that take no connection yet are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// A shim that is to say how its container is.
+struct Asked {
+    task: TaskId,
+    places: Places,
+    /// None until it takes a connection, and when it has gone.
+    client: Option<ShimClient>,
+    /// What it said last.
+    phase: Option<Phase>,
+}
+
 impl Runtime {
     /// Every task that has something here. Containers that have a shim are watched from here on.
+    /// Takes no longer than a second for all shims that do not answer.
     ///
     /// # Errors
-    /// When a folder cannot be read or a shim does not answer.
+    /// When a folder cannot be listed.
     pub fn found(&self) -> Result<Vec<Found>, RuntimeError> {
-        let mut all = Vec::new();
+        let (mut all, mut asked) = (Vec::new(), Vec::new());
         for task in self.tasks()? {
-            all.push(Found { task, state: self.look(task)? });
+            let places = self.places(task);
+            if may_have_shim(&places, task) {
+                asked.push(Asked { task, places, client: None, phase: None });
+            } else {
+                all.push(Found { task, state: self.without_shim(task) });
+            }
         }
+        let until = Instant::now() + FOUND_LIMIT;
+        loop {
+            asked.retain_mut(|shim| match self.hear(shim) {
+                Some(state) => {
+                    all.push(Found { task: shim.task, state });
+                    false
+                }
+                None => true,
+            });
+            let left = until.saturating_duration_since(Instant::now());
+            if asked.is_empty() || left.is_zero() {
+                break;
+            }
+            wait_for_any(&asked, left)?;
+        }
+        for shim in asked {
+            all.push(Found { task: shim.task, state: self.unsettled(shim) });
+        }
+        all.sort_unstable_by_key(|found| found.task);
         Ok(all)
     }
 
@@ -41,51 +89,93 @@ impl Runtime {
         Ok(tasks)
     }
 
-    /// How the container of one task is.
-    fn look(&self, task: TaskId) -> Result<FoundState, RuntimeError> {
-        let places = self.places(task);
-        if has_shim(&places)?
-            && let Some(client) = self.connect(&places)?
-        {
-            client.hello()?;
-            let limit = super::RUNC_LIMIT;
-            let settled = |state: &State| {
-                !matches!(state.phase, Phase::Creating | Phase::Starting)
-            };
-            if let Some(state) = client.wait_state(limit, settled)? {
-                let found = match state.phase {
-                    Phase::Running => FoundState::Running {
-                        pid: state.pid,
-                        started: Wall(state.started_us),
-                    },
-                    Phase::Exited => FoundState::Exited(ExitRecord::from_exit(&state.exit)),
-                    Phase::Failed => FoundState::Parts,
-                    Phase::Created | Phase::Creating | Phase::Starting => FoundState::Created,
-                };
-                if state.phase == Phase::Failed {
-                    client.send(crate::base::shim_wire::Request::Bye)?;
-                    self.wait_gone(&places)?;
-                } else {
-                    self.watcher.watch(task, client);
+    /// What a shim says, without waiting. None when it has yet to say how its container is.
+    fn hear(&self, shim: &mut Asked) -> Option<FoundState> {
+        if shim.client.is_none() {
+            match ShimClient::connect(&shim.places.exec) {
+                Ok(Some(client))
+                    if shim.phase != Some(Phase::Failed) && client.hello().is_ok() =>
+                {
+                    shim.client = Some(client);
                 }
-                return Ok(found);
+                Ok(_) if !may_have_shim(&shim.places, shim.task) => {
+                    let failed = shim.phase == Some(Phase::Failed);
+                    let without = || self.without_shim(shim.task);
+                    return Some(if failed { FoundState::Parts } else { without() });
+                }
+                Ok(_) => {}
+                Err(err) => log::warn!("task {}: {}", shim.task, err.full_text()),
             }
         }
-        if let Some(exit) = self.exit_record(task)? {
-            return Ok(FoundState::Exited(exit));
+        while let Some(client) = &shim.client {
+            let state = match client.receive(Instant::now()) {
+                Ok(Received::Reply(Reply::State(state))) => state,
+                Ok(Received::Reply(Reply::Done { .. })) => continue,
+                Ok(Received::Late) => return None,
+                // It has ended, or it cut the connection off.
+                Ok(Received::Gone) | Err(_) => {
+                    shim.client = None;
+                    return None;
+                }
+            };
+            shim.phase = Some(state.phase);
+            let found = match state.phase {
+                Phase::Creating | Phase::Starting => continue,
+                Phase::Created => FoundState::Created,
+                Phase::Running => {
+                    FoundState::Running { pid: state.pid, started: Wall(state.started_us) }
+                }
+                Phase::Exited => FoundState::Exited(ExitRecord::from_exit(&state.exit)),
+                Phase::Failed => {
+                    // It counts as gone when it holds its lock no more.
+                    if let Err(err) = client.send(Request::Bye) {
+                        log::debug!("task {}: {}", shim.task, err.full_text());
+                    }
+                    continue;
+                }
+            };
+            self.watch(shim);
+            return Some(found);
         }
-        if self.runc.knows(&task.to_string()) {
-            return Ok(FoundState::Exited(ExitRecord::lost()));
-        }
-        Ok(FoundState::Parts)
+        None
     }
 
-    fn wait_gone(&self, places: &Places) -> Result<(), RuntimeError> {
-        let until = std::time::Instant::now() + SHIM_LIMIT;
-        while has_shim(places)? && std::time::Instant::now() < until {
-            nix::poll::poll(&mut [], 2u16).doing("wait for the shim in", &places.exec)?;
+    /// How a container is whose shim did not say so in time.
+    fn unsettled(&self, mut shim: Asked) -> FoundState {
+        let traces = self.runc.traces(&shim.task.to_string());
+        let state = match (shim.phase, traces) {
+            (Some(Phase::Failed), _) => return FoundState::Parts,
+            // Whoever goes on with these waits for runc as long as it may take.
+            (Some(Phase::Creating), _) | (None, Traces::Parts) => FoundState::Parts,
+            (Some(Phase::Starting), _) | (None, Traces::Created) => FoundState::Created,
+            (Some(_), _) | (None, Traces::Started) => FoundState::Silent,
+        };
+        log::warn!("task {}: its shim does not tell how the container is", shim.task);
+        self.watch(&mut shim);
+        state
+    }
+
+    fn watch(&self, shim: &mut Asked) {
+        match shim.client.take() {
+            Some(client) => self.watcher.watch(shim.task, client),
+            None => self.watcher.watch_unconnected(shim.task),
         }
-        Ok(())
+    }
+
+    /// How a container is that has no shim. What cannot be read is told and counts as lost: one
+    /// bad block must not keep the node from starting.
+    fn without_shim(&self, task: TaskId) -> FoundState {
+        match self.exit_record(task) {
+            Ok(Some(exit)) => FoundState::Exited(exit),
+            Ok(None) if self.runc.knows(&task.to_string()) => {
+                FoundState::Exited(ExitRecord::lost())
+            }
+            Ok(None) => FoundState::Parts,
+            Err(err) => {
+                log::error!("how task {task} ended is not known: {}", err.full_text());
+                FoundState::Exited(ExitRecord::lost())
+            }
+        }
     }
 
     /// How a task's container ended, from disk. None while it has not.
@@ -94,6 +184,27 @@ impl Runtime {
     /// When the record cannot be read.
     pub fn exit_record(&self, task: TaskId) -> Result<Option<ExitRecord>, RuntimeError> {
         read_exit(&self.places(task), task)
+    }
+}
+
+/// There is a shim, or it cannot be told that there is none.
+fn may_have_shim(places: &Places, task: TaskId) -> bool {
+    has_shim(places).unwrap_or_else(|err| {
+        log::warn!("task {task}: {}", err.full_text());
+        true
+    })
+}
+
+/// Waits until one of the shims says something, or the next look is due.
+fn wait_for_any(asked: &[Asked], left: Duration) -> Result<(), RuntimeError> {
+    let clients = asked.iter().filter_map(|shim| shim.client.as_ref());
+    let mut polls: Vec<PollFd<'_>> =
+        clients.map(|client| PollFd::new(client.as_fd(), PollFlags::POLLIN)).collect();
+    let left = if polls.len() < asked.len() { left.min(LOOK_EVERY) } else { left };
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+    match poll(&mut polls, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(source) => Err(RuntimeError::System { doing: "wait for the shims", source }),
     }
 }
 

@@ -126,6 +126,8 @@ pub enum FoundState {
     },
     /// Ended.
     Exited(ExitRecord),
+    /// Started, and its shim is there but does not say how the container is. Its end is told.
+    Silent,
 }
 
 /// The containers of one daemon.

@@ -28,6 +28,17 @@ pub(super) struct Runc {
     pub(super) version: RuncVersion,
 }
 
+/// What runc's files tell of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Traces {
+    /// It is not made, or half.
+    Parts,
+    /// It is made and waits for its start.
+    Created,
+    /// It was started.
+    Started,
+}
+
 /// What `runc --version` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuncVersion {
@@ -107,6 +118,18 @@ impl Runc {
     /// runc knows a container of this name.
     pub(super) fn knows(&self, id: &str) -> bool {
         self.root.join(id).exists()
+    }
+
+    /// How far the container of this name has come, as far as runc's own files tell.
+    pub(super) fn traces(&self, id: &str) -> Traces {
+        let folder = self.root.join(id);
+        if !folder.join("state.json").exists() {
+            Traces::Parts
+        } else if folder.join("exec.fifo").exists() {
+            Traces::Created
+        } else {
+            Traces::Started
+        }
     }
 
     /// Kills and forgets a container; none of that name is fine.

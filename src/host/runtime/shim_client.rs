@@ -27,21 +27,23 @@ fn failed(doing: &str, err: impl std::fmt::Display) -> RuntimeError {
 }
 
 impl ShimClient {
-    /// None when nobody listens in the folder `dir`.
+    /// None when nobody takes connections in the folder `dir`: nobody is there, or it is a shim
+    /// that has not taken earlier ones for so long that no more can wait. Never blocks.
     pub(super) fn connect(dir: &Path) -> Result<Option<Self>, RuntimeError> {
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
         let dir = match nix::fcntl::open(dir, flags, Mode::empty()) {
             Err(Errno::ENOENT) => return Ok(None),
             other => other.map_err(|err| failed("open its folder", err))?,
         };
-        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)
             .map_err(|err| failed("make a socket", err))?;
         // Short whatever the exec root is: a socket's address has room for 107 bytes.
         let path = format!("/proc/self/fd/{}/shim.sock", dir.as_raw_fd());
         let address = UnixAddr::new(path.as_str()).map_err(|err| failed("make an address", err))?;
         match connect(fd.as_raw_fd(), &address) {
             Ok(()) => Ok(Some(Self { fd })),
-            Err(Errno::ENOENT | Errno::ECONNREFUSED) => Ok(None),
+            Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::EAGAIN) => Ok(None),
             Err(err) => Err(failed("connect", err)),
         }
     }

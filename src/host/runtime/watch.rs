@@ -6,7 +6,7 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender, bounded};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,10 +19,16 @@ use super::{EVENTS_MAX, ExitEvent, ExitRecord, Places, RuntimeConfig, Shared, ha
 use crate::base::id::TaskId;
 use crate::base::shim_wire::{Phase, Reply, Request};
 
+/// How often it is tried to connect to a shim that takes no connection.
+const CONNECT_EVERY: Duration = Duration::from_secs(1);
+
+/// A task to be watched, with a connection to its shim if there is one yet.
+type New = (TaskId, Option<ShimClient>);
+
 /// The handle of the thread; it ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Watcher {
-    new: Shared<Vec<(TaskId, ShimClient)>>,
+    new: Shared<Vec<New>>,
     wake: Arc<EventFd>,
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -31,11 +37,13 @@ pub(super) struct Watcher {
 /// The thread's own side.
 struct Watch {
     config: RuntimeConfig,
-    new: Shared<Vec<(TaskId, ShimClient)>>,
+    new: Shared<Vec<New>>,
     wake: Arc<EventFd>,
     stop: Arc<AtomicBool>,
     events: Sender<ExitEvent>,
     shims: Vec<(TaskId, ShimClient)>,
+    /// Tasks whose shim is there and takes no connection.
+    unconnected: Vec<TaskId>,
 }
 
 impl Watcher {
@@ -54,6 +62,7 @@ impl Watcher {
             stop: Arc::clone(&stop),
             events,
             shims: Vec::new(),
+            unconnected: Vec::new(),
         };
         let thread = std::thread::Builder::new()
             .name("containers".to_owned())
@@ -64,6 +73,15 @@ impl Watcher {
 
     /// Hands a connection over that has said hello. A second one for a task does no harm.
     pub(super) fn watch(&self, task: TaskId, client: ShimClient) {
+        self.watch_new(task, Some(client));
+    }
+
+    /// Watches a task whose shim takes no connection now.
+    pub(super) fn watch_unconnected(&self, task: TaskId) {
+        self.watch_new(task, None);
+    }
+
+    fn watch_new(&self, task: TaskId, client: Option<ShimClient>) {
         lock(&self.new).push((task, client));
         self.wake();
     }
@@ -96,6 +114,17 @@ fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 enum Look {
     Keep,
     Drop,
+    /// The connection has ended.
+    Gone,
+}
+
+/// What becomes of a task without a connection.
+enum Next {
+    /// Its end was told, or there is nobody to tell.
+    Over,
+    Connected(ShimClient),
+    /// Its shim is there and takes no connection.
+    Later,
 }
 
 impl Watch {
@@ -103,23 +132,42 @@ impl Watch {
         while !self.stop.load(Ordering::Acquire) {
             let mut polls = vec![readable(&*self.wake)];
             polls.extend(self.shims.iter().map(|(_, client)| readable(client)));
-            if poll(&mut polls, PollTimeout::NONE).is_err() {
-                continue;
-            }
+            let timeout = match self.unconnected.is_empty() {
+                true => PollTimeout::NONE,
+                false => PollTimeout::try_from(CONNECT_EVERY).unwrap_or(PollTimeout::MAX),
+            };
+            let Ok(count) = poll(&mut polls, timeout) else { continue };
             let ready: Vec<bool> =
                 polls.iter().map(|poll| poll.revents().is_none_or(|got| !got.is_empty())).collect();
             drop(polls);
-            for at in (0..self.shims.len()).rev() {
-                if ready[1 + at]
-                    && let Look::Drop = self.look(at)
-                {
-                    self.shims.swap_remove(at);
+            let mut gone = Vec::new();
+            for at in (0..self.shims.len()).rev().filter(|at| ready[1 + at]) {
+                match self.look(at) {
+                    Look::Keep => continue,
+                    Look::Drop => {}
+                    Look::Gone => gone.push(self.shims[at].0),
                 }
+                self.shims.swap_remove(at);
+            }
+            if count == 0 {
+                gone.append(&mut self.unconnected);
             }
             if ready[0] {
                 // Its value does not matter.
                 while self.wake.read().is_ok_and(|value| value > 1) {}
-                self.shims.append(&mut lock(&self.new));
+                for (task, client) in std::mem::take(&mut *lock(&self.new)) {
+                    match client {
+                        Some(client) => self.shims.push((task, client)),
+                        None => self.unconnected.push(task),
+                    }
+                }
+            }
+            for task in gone {
+                match self.gone(task) {
+                    Next::Over => {}
+                    Next::Connected(client) => self.shims.push((task, client)),
+                    Next::Later => self.unconnected.push(task),
+                }
             }
         }
     }
@@ -139,37 +187,31 @@ impl Watch {
                 Look::Drop
             }
             Ok(Received::Reply(_) | Received::Late) => Look::Keep,
-            Ok(Received::Gone) | Err(_) => {
-                self.gone(*task);
-                Look::Drop
-            }
+            Ok(Received::Gone) | Err(_) => Look::Gone,
         }
     }
 
-    /// The connection ended. Either the shim did its work, or it was killed, or it cut this
+    /// There is no connection. Either the shim did its work, or it was killed, or it cut the
     /// connection off, and then there is a new one.
-    fn gone(&self, task: TaskId) {
+    fn gone(&self, task: TaskId) -> Next {
         let places = Places::new(&self.config, task);
         match has_shim(&places) {
             Ok(true) => {
                 if let Ok(Some(client)) = ShimClient::connect(&places.exec)
                     && client.hello().is_ok()
                 {
-                    lock(&self.new).push((task, client));
-                    if let Err(err) = self.wake.write(1) {
-                        log::debug!("cannot wake the thread that waits for containers: {err}");
-                    }
-                    return;
+                    return Next::Connected(client);
                 }
-                // It went in between, or is going.
+                // It is going, or stands still.
                 log::debug!("the shim of task {task} took no new connection");
+                return Next::Later;
             }
             Ok(false) => {}
             Err(err) => log::warn!("task {task}: {}", err.full_text()),
         }
         if !places.exec.exists() {
             // Cleaned up: there is nobody to tell about it.
-            return;
+            return Next::Over;
         }
         match read_exit(&places, task) {
             Ok(exit) => self.tell(task, exit.unwrap_or_else(ExitRecord::lost)),
@@ -178,6 +220,7 @@ impl Watch {
                 self.tell(task, ExitRecord::lost());
             }
         }
+        Next::Over
     }
 
     fn tell(&self, task: TaskId, exit: ExitRecord) {

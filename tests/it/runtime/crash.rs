@@ -155,6 +155,7 @@ fn killed_at_every_step_it_goes_on() {
             }
             FoundState::Created => drop(runtime.start(task(1)).unwrap()),
             FoundState::Running { .. } | FoundState::Exited(_) => {}
+            FoundState::Silent => panic!("{}: {found:?}", point.name()),
         }
         until("the exit record", || runtime.exit_record(task(1)).unwrap().is_some());
         let exit = runtime.exit_record(task(1)).unwrap().unwrap();

@@ -15,6 +15,7 @@ mod crash;
 mod life;
 mod logs;
 mod shim;
+mod stuck;
 
 /// Nothing here takes longer unless it hangs.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -38,11 +39,27 @@ impl World {
             data_root: base.join("data"),
             exec_root: base.join("exec"),
             cgroup_parent: format!("/{name}"),
-            runc: "runc".into(),
+            runc: make_runc(&base),
             exe: env!("CARGO_BIN_EXE_skep").into(),
         };
         let runtime = Some(Runtime::open(config.clone()).unwrap());
         Self { base, config, runtime }
+    }
+
+    /// From now on, or no more, runc stands still where `word` is among its arguments.
+    fn hang_runc(&self, word: &str, hang: bool) {
+        let path = self.base.join(format!("hang-{word}"));
+        if hang {
+            std::fs::write(path, "").unwrap();
+        } else {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
+    /// The processes of runc that stand still.
+    fn hanging(&self) -> Vec<(i32, String)> {
+        let base = format!("hangs for {}", self.base.display());
+        processes().into_iter().filter(|(_, args)| args.contains(&base)).collect()
     }
 
     fn runtime(&self) -> &Runtime {
@@ -173,6 +190,29 @@ impl Drop for World {
             panic_unless_panicking(&err.to_string());
         }
     }
+}
+
+/// runc, behind a script that writes down how it is called and stands still when it is told to,
+/// with a process of its own below it.
+fn make_runc(base: &Path) -> PathBuf {
+    let path = base.join("bin/runc");
+    let base = base.display();
+    let script = format!(
+        "#!/bin/sh\n\
+         echo \"$*\" >> {base}/runc-calls\n\
+         for word in \"$@\"; do\n\
+           [ -e {base}/hang-$word ] && sh -c 'sleep 1000; : hangs for {base}'\n\
+         done\n\
+         exec /usr/sbin/runc \"$@\"\n"
+    );
+    // By a process of its own: no other thread can then hold it open for writing (ETXTBSY).
+    let made = std::process::Command::new("sh")
+        .args(["-c", "mkdir -p ${0%/*} && printf %s \"$1\" > $0 && chmod +x $0"])
+        .arg(&path)
+        .arg(script)
+        .status();
+    assert!(made.unwrap().success());
+    path
 }
 
 /// A second panic would end the process without a word about the first.

@@ -1,0 +1,92 @@
+//! Shims and runc that stand still: what hangs is settled, and nobody else has to wait for it.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use skep::host::runtime::FoundState;
+
+use super::{World, shim_pid, task, until};
+
+/// Stops the shim of a task where it is.
+fn freeze(world: &World, n: u128) -> Pid {
+    let shim = Pid::from_raw(shim_pid(world, task(n)));
+    kill(shim, Signal::SIGSTOP).unwrap();
+    shim
+}
+
+#[test]
+fn shims_that_do_not_answer_keep_nobody_waiting() {
+    let mut world = World::new();
+    world.launch(task(1), &world.shell("sleep 1000")).unwrap();
+    world.launch(task(2), &world.shell("sleep 1000")).unwrap();
+    let inputs = world.shell("echo ran; sleep 1000");
+    world.runtime().prepare(task(3), &inputs).unwrap();
+    world.runtime().create(task(3)).unwrap();
+    let frozen = [freeze(&world, 1), freeze(&world, 3)];
+    // A daemon that died while runc made a container.
+    world.runtime().prepare(task(4), &inputs).unwrap();
+    world.hang_runc("create", true);
+    std::thread::scope(|scope| {
+        let making = scope.spawn(|| world.runtime().create(task(4)));
+        until("runc hangs", || !world.hanging().is_empty());
+        let begun = Instant::now();
+        let found = world.runtime().found().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        assert_eq!(found.len(), 4);
+        assert_eq!(found[0].state, FoundState::Silent);
+        assert!(matches!(found[1].state, FoundState::Running { .. }), "{found:?}");
+        assert_eq!(found[2].state, FoundState::Created);
+        assert_eq!(found[3].state, FoundState::Parts);
+        for (pid, _) in world.hanging() {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        }
+        making.join().unwrap().unwrap();
+    });
+    world.hang_runc("create", false);
+    world.reopen().found().unwrap();
+    for shim in frozen {
+        kill(shim, Signal::SIGCONT).unwrap();
+    }
+    // Its end is told although it was silent when it was found.
+    world.runtime().kill(task(1)).unwrap();
+    assert_eq!(world.wait(task(1)).code, 137);
+    world.runtime().start(task(3)).unwrap();
+    until("the output", || world.log(task(3)) == "ran\n");
+}
+
+#[test]
+fn a_shim_whose_socket_is_full_is_watched_all_the_same() {
+    let mut world = World::new();
+    world.launch(task(1), &world.shell("sleep 1000")).unwrap();
+    let shim = freeze(&world, 1);
+    // Connections that it never takes are all that can wait.
+    for _ in 0..6 {
+        assert_eq!(world.reopen().found().unwrap()[0].state, FoundState::Silent);
+    }
+    let path = world.config.exec_root.join(format!("tasks/{}/shim.sock", task(1)));
+    let waiting = fill_up(&path);
+    assert_eq!(world.reopen().found().unwrap()[0].state, FoundState::Silent);
+    drop(waiting);
+    kill(shim, Signal::SIGKILL).unwrap();
+    let exit = world.wait(task(1));
+    assert_eq!((exit.code, exit.shim_lost), (255, true));
+}
+
+/// Connections until no more are taken.
+fn fill_up(path: &std::path::Path) -> Vec<std::os::fd::OwnedFd> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let mut all = Vec::new();
+    loop {
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).unwrap();
+        let address = UnixAddr::new(path).unwrap();
+        match connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &address) {
+            Ok(()) => all.push(fd),
+            Err(err) => {
+                assert_eq!(err, nix::errno::Errno::EAGAIN);
+                return all;
+            }
+        }
+    }
+}
