@@ -89,6 +89,10 @@ impl<'a> Call<'a> {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Err(ApiError::invalid("invalid JSON: got EOF while reading request body"));
         }
+        // Every body is an object; serde would fill its fields from an array, too.
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            return Err(ApiError::invalid("invalid JSON: an object is expected, not an array"));
+        }
         let mut values = serde_json::Deserializer::from_slice(&bytes);
         let value =
             T::deserialize(&mut values).map_err(|e| ApiError::invalid(format!("invalid JSON: {e}")))?;
@@ -132,5 +136,10 @@ mod tests {
         let text = parse(json, r#"{"Name": 7}"#).unwrap_err();
         assert!(text.starts_with("invalid JSON: "), "{text}");
         assert!(parse(json, &"[".repeat(100_000)).is_err());
+        assert!(parse(json, &"{\"Labels\":".repeat(100_000)).is_err());
+        for array in ["[]", " \n[]", r#"["x"]"#] {
+            let text = "invalid JSON: an object is expected, not an array";
+            assert_eq!(parse(json, array), Err(text.to_owned()));
+        }
     }
 }

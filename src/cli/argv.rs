@@ -31,6 +31,8 @@ pub enum Stop {
     Version,
     /// A flag that is wrong; exit code 125.
     Flag(Box<Place>, String, Option<String>),
+    /// Flags that do not go together; exit code 1.
+    Rule(&'static str),
     /// Too few or too many arguments; exit code 1.
     Count(Box<Place>, String),
     /// No such command.
@@ -98,6 +100,7 @@ pub fn normalise(tree: CommandInfoWithArgs, args: &[String]) -> Result<Invocatio
     if let Err(why) = check_count(&place, synopsis, words.len()) {
         return Err(Stop::Count(Box::new(place), why));
     }
+    check_rollback(&place, &flags)?;
     out.extend(flags.rewritten());
     out.push("--".to_owned());
     out.extend(words);
@@ -161,6 +164,18 @@ fn check_count(place: &Place, synopsis: &str, count: usize) -> Result<(), String
         return Ok(());
     };
     Err(format!("\"skep {}\" {rule}", place.path))
+}
+
+/// A service goes back to a whole spec: what other flags ask for would be lost.
+fn check_rollback(place: &Place, flags: &Flags) -> Result<(), Stop> {
+    let rollback = flags.given.get("rollback").and_then(|(_, values)| values.last());
+    if place.path != "service update" || rollback.is_none_or(|value| value != "true") {
+        return Ok(());
+    }
+    if flags.given.keys().all(|name| matches!(*name, "rollback" | "detach" | "quiet")) {
+        return Ok(());
+    }
+    Err(Stop::Rule("other flags may not be combined with --rollback"))
 }
 
 /// The flags of one command as they are met; a later value of a single flag replaces the earlier.

@@ -71,6 +71,14 @@ pub enum CliError {
     /// Standard input.
     #[error("read standard input: {0}")]
     Input(#[source] io::Error),
+    /// What was to be sent cannot be read.
+    #[error("read {what}: {}", words(.source))]
+    Source {
+        /// The file, or standard input.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A rule of the command line itself, in Docker's words.
     #[error("{0}")]
     Plain(String),

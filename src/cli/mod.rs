@@ -145,6 +145,7 @@ fn explain(stop: &Stop, columns: usize) -> (String, u8) {
             let near = near.unwrap_or_default();
             (format!("{why}\n{near}See '{} --help'.", help::command(place)), 125)
         }
+        Stop::Rule(why) => ((*why).to_owned(), 1),
         Stop::Count(place, why) => {
             let (command, usage) = (help::command(place), help::usage(place));
             let what = place.info.description;

@@ -3,7 +3,8 @@
 /// Edits that a typing error may need.
 const EDITS_MAX: usize = 2;
 
-/// The known name with the fewest edits, or the shortest that begins with what was typed.
+/// The known name with the fewest edits, or the shortest that begins with what was typed; one that
+/// ends in `-rm` only when there is no other.
 pub fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     let limit = EDITS_MAX.min(typed.chars().count().div_ceil(3));
     let close = known
@@ -13,7 +14,8 @@ pub fn nearest<'a>(typed: &str, known: impl Iterator<Item = &'a str> + Clone) ->
         .min();
     let longer = || {
         let begins = known.filter(|name| typed.len() > 2 && name.starts_with(typed));
-        begins.min_by_key(|name| name.len())
+        // Who types `--env` to `update` wants to set something, not to take it away.
+        begins.min_by_key(|name| (name.ends_with("-rm"), name.len()))
     };
     close.map(|(_, name)| name).or_else(longer)
 }
@@ -53,6 +55,12 @@ mod tests {
             ("x", None),
         ] {
             assert_eq!(nearest(typed, known.iter().copied()), expected, "{typed}");
+        }
+        let known = ["env-rm", "env-add", "publish-add", "publish-rm", "secret-rm"];
+        for (typed, expected) in
+            [("env", "env-add"), ("publish", "publish-add"), ("secret", "secret-rm")]
+        {
+            assert_eq!(nearest(typed, known.iter().copied()), Some(expected), "{typed}");
         }
     }
 }

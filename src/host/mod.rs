@@ -1,6 +1,7 @@
 //! What acts: everything that blocks, fails or differs between two runs.
 
 pub mod cgroup_home;
+pub mod child;
 pub mod clock;
 pub mod dataplane;
 pub mod disk;

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::image_ref::Reference;
+use super::route::LISTENERS_MAX;
 use super::service::{
     EndpointMode, Mode, MountKind, PublishMode, RestartPolicy, ServiceSpec, TaskSpec,
 };
@@ -90,6 +91,14 @@ fn check_task(task: &TaskSpec) -> Result<(), BadSpec> {
         {
             return refuse(format!("invalid mount source, must be an absolute path: {source}"));
         }
+        if let MountKind::Volume { subpath, .. } = &mount.kind
+            && (subpath.starts_with('/') || subpath.split('/').any(|part| part == ".."))
+        {
+            return refuse(format!(
+                "invalid mount config for type \"volume\": subpath must be a relative path within \
+                 the volume: {subpath}"
+            ));
+        }
     }
     check_resources(task)?;
     check_restart(&task.restart)
@@ -155,7 +164,22 @@ fn check_mode(spec: &ServiceSpec) -> Result<(), BadSpec> {
     Ok(())
 }
 
+/// Refuses more published ports of one service than a node can listen on.
+///
+/// # Errors
+/// With both numbers.
+pub fn check_port_count(count: usize) -> Result<(), BadSpec> {
+    if count <= LISTENERS_MAX {
+        return Ok(());
+    }
+    refuse(format!(
+        "EndpointSpec: {count} published ports are more than the {LISTENERS_MAX} that a node can \
+         listen on; publish a smaller range"
+    ))
+}
+
 fn check_endpoint(spec: &ServiceSpec) -> Result<(), BadSpec> {
+    check_port_count(spec.endpoint.ports.len())?;
     let mut seen = BTreeSet::new();
     for port in &spec.endpoint.ports {
         if port.target == 0 {

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -106,7 +107,8 @@ fn runc(args: &Args) -> Command {
 
 fn spawn(command: &mut Command) -> io::Result<Pid> {
     super::unblock_signals(command);
-    let child = command.spawn()?;
+    // So that it can be killed with all that it has started.
+    let child = command.process_group(0).spawn()?;
     Ok(Pid::from_raw(i32::try_from(child.id()).unwrap_or(0)))
 }
 

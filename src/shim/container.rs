@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -36,8 +36,8 @@ pub(super) struct Container {
     streams: Vec<Stream>,
     log: Log,
     phase: Phase,
-    /// runc, while it runs.
-    runc: Option<Pid>,
+    /// runc, while it runs and has not taken too long.
+    runc: Option<Runc>,
     /// Where the terminal's master comes from, until it is there.
     console: Option<UnixListener>,
     /// The container's first process.
@@ -53,6 +53,20 @@ pub(super) struct Container {
     /// Who waits for `runc start`.
     starters: Vec<u32>,
     requests: Vec<(u32, Request)>,
+}
+
+/// A runc that runs, the leader of its process group.
+#[derive(Clone, Copy, Debug)]
+struct Runc {
+    pid: Pid,
+    until: Instant,
+    limit: Duration,
+}
+
+impl Runc {
+    fn new(pid: Pid, limit: Duration) -> Self {
+        Self { pid, until: Instant::now() + limit, limit }
+    }
 }
 
 fn now_ns() -> u64 {
@@ -86,7 +100,9 @@ impl Container {
         };
         let runc = child::create(&args, ends);
         let (phase, runc, text) = match runc {
-            Ok(pid) => (Phase::Creating, Some(pid), Text::EMPTY),
+            Ok(pid) => {
+                (Phase::Creating, Some(Runc::new(pid, args.create_limit)), Text::EMPTY)
+            }
             Err(err) => {
                 (Phase::Failed, None, Text::new(&format!("cannot run {:?}: {err}", args.runc)))
             }
@@ -136,13 +152,28 @@ impl Container {
 
     /// One turn of the loop: wait, then the streams, the children, the clients.
     fn turn(&mut self) {
+        if let Some(runc) = self.runc
+            && Instant::now() >= runc.until
+        {
+            let limit = runc.limit.as_secs();
+            return self.abandon_runc(&format!("did not end within {limit} s and was killed"));
+        }
         // While runc creates, its own words are on the streams; they are no part of the log.
         let listen_to = if self.phase == Phase::Creating { 0 } else { self.streams.len() };
         let streams = self.streams[..listen_to].iter().map(|stream| stream.fd.as_fd());
         let fds = std::iter::once(self.signals.as_fd()).chain(streams).chain(self.clients.fds());
         let mut polls: Vec<PollFd<'_>> = fds.map(readable).collect();
         let unsaved = self.phase == Phase::Exited && !self.record_saved;
-        let timeout = if unsaved { PollTimeout::from(RECORD_RETRY_MS) } else { PollTimeout::NONE };
+        let timeout = match self.runc {
+            _ if unsaved => PollTimeout::from(RECORD_RETRY_MS),
+            Some(runc) => {
+                // Rounded up, or the last millisecond would be a busy one.
+                let left = runc.until.saturating_duration_since(Instant::now());
+                let left = left + Duration::from_millis(1);
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+            None => PollTimeout::NONE,
+        };
         match poll(&mut polls, timeout) {
             Ok(0) if unsaved => return self.save_record(),
             Ok(_) => {}
@@ -180,7 +211,7 @@ impl Container {
                 Err(_) => continue,
             };
             let Some(pid) = status.pid() else { continue };
-            if Some(pid) == self.runc {
+            if self.runc.is_some_and(|runc| runc.pid == pid) {
                 self.runc = None;
                 self.runc_ended(matches!(status, WaitStatus::Exited(_, 0)));
             } else if Some(pid) == self.pid {
@@ -194,7 +225,11 @@ impl Container {
     fn runc_ended(&mut self, well: bool) {
         match self.phase {
             Phase::Creating => self.created(well),
-            Phase::Starting => self.started(well),
+            Phase::Starting if well => self.started(None),
+            Phase::Starting => {
+                let why = child::runc_error(&self.args.dir, "start");
+                self.started(Some(&why));
+            }
             Phase::Created | Phase::Running | Phase::Exited | Phase::Failed => {}
         }
     }
@@ -226,15 +261,32 @@ impl Container {
         self.strays.clear();
     }
 
-    fn started(&mut self, well: bool) {
-        let reply = if well || self.ended.is_some() {
-            self.started_us = now_ns() / 1_000;
-            self.phase = Phase::Running;
-            done(KIND_START, Ok(()))
-        } else {
-            self.phase = Phase::Created;
-            let text = child::runc_error(&self.args.dir, "start");
-            Reply::Done { request: KIND_START, errno: Errno::EIO as u16, text: Text::new(&text) }
+    /// Kills the runc that runs, with what it has started. What it was to do has failed, whether
+    /// the kernel lets go of it or not: it does nothing more.
+    fn abandon_runc(&mut self, why: &str) {
+        let Some(runc) = self.runc.take() else { return };
+        // It is a child that is not reaped, so the number is its own.
+        let killed = nix::sys::signal::killpg(runc.pid, nix::sys::signal::Signal::SIGKILL);
+        debug_assert!(killed.is_ok(), "{killed:?}");
+        match self.phase {
+            Phase::Creating => self.fail(&format!("runc create {why}")),
+            Phase::Starting => self.started(Some(&format!("runc start {why}"))),
+            Phase::Created | Phase::Running | Phase::Exited | Phase::Failed => {}
+        }
+    }
+
+    fn started(&mut self, failed: Option<&str>) {
+        let reply = match failed {
+            Some(why) if self.ended.is_none() => {
+                self.phase = Phase::Created;
+                let text = Text::new(why);
+                Reply::Done { request: KIND_START, errno: Errno::EIO as u16, text }
+            }
+            Some(_) | None => {
+                self.started_us = now_ns() / 1_000;
+                self.phase = Phase::Running;
+                done(KIND_START, Ok(()))
+            }
         };
         for starter in std::mem::take(&mut self.starters) {
             self.clients.reply(starter, &reply);
@@ -309,7 +361,10 @@ impl Container {
                 }
                 Request::Start => self.start(client),
                 Request::Signal { number } => {
-                    let result = self.signal(number);
+                    let result = match number {
+                        nix::libc::SIGKILL if self.runc.is_some() => self.kill_all(),
+                        _ => self.signal(number),
+                    };
                     self.clients.reply(client, &done(KIND_SIGNAL, result));
                 }
                 Request::Resize { rows, cols } => {
@@ -331,7 +386,7 @@ impl Container {
         match self.phase {
             Phase::Created => match child::start(&self.args) {
                 Ok(pid) => {
-                    self.runc = Some(pid);
+                    self.runc = Some(Runc::new(pid, self.args.start_limit));
                     self.phase = Phase::Starting;
                     self.starters.push(client);
                 }
@@ -344,6 +399,16 @@ impl Container {
             Phase::Creating | Phase::Failed => {
                 self.clients.reply(client, &done(KIND_START, Err(Errno::EINVAL)));
             }
+        }
+    }
+
+    /// Ends runc first, so that it makes and starts nothing more, then the container if there is
+    /// one.
+    fn kill_all(&mut self) -> nix::Result<()> {
+        self.abandon_runc("was killed");
+        match self.pid {
+            Some(_) => self.signal(nix::libc::SIGKILL),
+            None => Ok(()),
         }
     }
 

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::str::FromStr;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -49,6 +50,9 @@ struct Args {
     /// The file of the container's memory cgroup with a line `oom_kill N`.
     oom: Option<PathBuf>,
     tty: bool,
+    /// How long `runc create` and `runc start` may take.
+    create_limit: Duration,
+    start_limit: Duration,
 }
 
 /// What keeps a shim from starting. The daemon shows it to the user.
@@ -218,6 +222,8 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, SetupError> {
         log_max_bytes: number(find("log-max-bytes"), "log-max-bytes")?,
         log_max_files: number(find("log-max-files"), "log-max-files")?,
         oom: find("oom").map(PathBuf::from),
+        create_limit: Duration::from_secs(number(find("create-seconds"), "create-seconds")?),
+        start_limit: Duration::from_secs(number(find("start-seconds"), "start-seconds")?),
         tty: find("tty").is_some_and(|value| value.as_bytes() == b"1"),
     })
 }
@@ -244,7 +250,7 @@ mod tests {
     #[test]
     fn arguments() {
         let all = "task 0000000000000000000000001 dir /d runc /r runc-root /rr record /x \
-                   log-max-bytes 5 log-max-files 2 tty 1";
+                   log-max-bytes 5 log-max-files 2 tty 1 create-seconds 9 start-seconds 8";
         let args = parse(words(all)).unwrap();
         assert_eq!((args.task, args.log_max_bytes, args.tty), (TaskId::new(1), 5, true));
         assert_eq!(args.log, None);

@@ -126,8 +126,13 @@ fn mount(mount: json::Mount) -> Result<Mount, ApiError> {
             non_recursive: bind.non_recursive,
         },
         "" | "volume" => {
-            if volume.driver_config.is_some_and(|it| !matches!(it.name.as_str(), "" | "local")) {
+            let driver = volume.driver_config.unwrap_or_default();
+            if !matches!(driver.name.as_str(), "" | "local") {
                 return Err(ApiError::unimplemented("volume drivers other than local"));
+            }
+            // Without them the data would lie on this disk and not where they point.
+            if !driver.options.is_empty() {
+                return Err(ApiError::unimplemented("options of volumes"));
             }
             MountKind::Volume {
                 name: mount.source,

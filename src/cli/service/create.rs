@@ -15,12 +15,14 @@ use crate::model::engine::task::{
     SpreadOver, TaskSpec,
 };
 use crate::model::engine::{Created, Driver, Empty, Labels};
+use crate::model::spec_check::check_port_count;
 
 /// Creates a service and waits until it is stable, unless told not to.
 pub fn run(args: Create, ctx: &mut Context) -> Result<(), CliError> {
     refuse(&unsupported(&args))?;
     let (detach, quiet, resolve) = (args.detach, args.quiet, !args.no_resolve_image);
     let mut spec = spec(args)?;
+    port_count(&spec)?;
     image::pin(ctx, &mut spec.task_template, resolve)?;
     let created: Created = ctx.client.post_for("/services/create", &spec)?;
     update::warn(ctx, &created.warnings)?;
@@ -155,6 +157,12 @@ fn container(args: Create) -> Result<ContainerSpec, CliError> {
         devices: args.device,
         ..ContainerSpec::default()
     })
+}
+
+/// Refuses too many ports before a registry is asked and megabytes of JSON are sent.
+pub fn port_count(spec: &ServiceSpec) -> Result<(), CliError> {
+    let count = spec.endpoint_spec.as_ref().map_or(0, |endpoint| endpoint.ports.len());
+    check_port_count(count).map_err(|bad| plain(bad.0))
 }
 
 /// `ip host`, as the API wants what `--host host:ip` says.

@@ -18,6 +18,7 @@ pub fn run(args: Update, ctx: &mut Context) -> Result<(), CliError> {
     let mut spec = service.spec.clone();
     if !args.rollback {
         apply(&mut spec, &args)?;
+        create::port_count(&spec)?;
         if args.image.is_some() {
             image::pin(ctx, &mut spec.task_template, !args.no_resolve_image)?;
         }

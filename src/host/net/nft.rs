@@ -3,9 +3,15 @@
 //! The child inherits the calling thread's network namespace, so a caller never runs this from
 //! a thread that has entered a task's.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use crate::host::child::{self, ChildError};
+
+/// How long one transaction may take: others wait for the table meanwhile.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Where `nft` is looked for after the directories of `PATH`, which a daemon may lack.
 const DIRS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/usr/local/sbin"];
@@ -24,6 +30,14 @@ pub enum NftError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The program stood still.
+    #[error("nft did not {doing} within {} s and was killed", .limit.as_secs())]
+    Late {
+        /// What was to be done.
+        doing: String,
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// The kernel lacks what the table needs.
     #[error(
@@ -51,6 +65,7 @@ pub enum NftError {
 #[derive(Clone, Debug)]
 pub(super) struct Nft {
     path: PathBuf,
+    limit: Duration,
 }
 
 impl Nft {
@@ -61,7 +76,7 @@ impl Nft {
             .chain(DIRS.iter().map(PathBuf::from))
             .map(|dir| dir.join("nft"))
             .find(|path| path.is_file())
-            .map(|path| Self { path })
+            .map(|path| Self { path, limit: LIMIT })
             .ok_or(NftError::Missing)
     }
 
@@ -70,7 +85,7 @@ impl Nft {
         if transaction.is_empty() {
             return Ok(());
         }
-        let output = self.output(&["-f", "-"], transaction)?;
+        let output = self.output(doing, &["-f", "-"], transaction)?;
         if output.status.success() {
             return Ok(());
         }
@@ -79,28 +94,17 @@ impl Nft {
 
     /// What `nft list …` prints; empty when what was asked for is not there.
     pub(super) fn list(&self, what: &[&str]) -> Result<String, NftError> {
-        let output = self.output(&[&["list"], what].concat(), "")?;
+        let output = self.output("list the rules", &[&["list"], what].concat(), "")?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn output(&self, args: &[&str], input: &str) -> Result<Output, NftError> {
-        let run = |source| NftError::Run { path: self.path.clone(), source };
-        let mut child = Command::new(&self.path)
-            .args(args)
-            .current_dir(Path::new("/"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(run)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A child that ends early says why on its standard error, which is read below.
-            match stdin.write_all(input.as_bytes()) {
-                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(run(error)),
-                _ => {}
-            }
-        }
-        child.wait_with_output().map_err(run)
+    fn output(&self, doing: &str, args: &[&str], input: &str) -> Result<Output, NftError> {
+        let mut command = Command::new(&self.path);
+        command.args(args).current_dir(Path::new("/"));
+        child::run(&mut command, input.as_bytes(), self.limit).map_err(|err| match err {
+            ChildError::Io(source) => NftError::Run { path: self.path.clone(), source },
+            ChildError::Late(limit) => NftError::Late { doing: doing.to_owned(), limit },
+        })
     }
 }
 
@@ -147,6 +151,15 @@ mod tests {
                        {\n\t\ttype filter hook forward priority filter; policy accept;\n\t}\n}\n";
         assert_eq!(forward_drops(listing), ["ip filter FORWARD"]);
         assert!(forward_drops("rubbish").is_empty());
+    }
+
+    #[test]
+    fn one_that_stands_still_is_not_waited_for() {
+        let path = child::program_that_stands_still("nft");
+        let nft = Nft { path: path.clone(), limit: Duration::from_millis(200) };
+        let err = nft.apply("let a task through", "x").unwrap_err();
+        assert_eq!(err.to_string(), "nft did not let a task through within 0 s and was killed");
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Why a step did not work.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,14 @@ pub enum RuntimeError {
         /// The oldest that works.
         minimum: &'static str,
     },
+    /// A program stood still.
+    #[error("{what} did not end within {} s and was killed", .limit.as_secs())]
+    Late {
+        /// Which.
+        what: String,
+        /// How long it was waited for.
+        limit: Duration,
+    },
     /// runc said no.
     #[error("{0}")]
     Runc(String),
@@ -83,7 +92,7 @@ impl RuntimeError {
                         | nix::libc::EBUSY
                 )
             ),
-            Self::System { .. } | Self::Shim(_) => true,
+            Self::System { .. } | Self::Late { .. } | Self::Shim(_) => true,
             Self::Runc(text) => {
                 text.contains("no space left") || text.contains("cannot allocate memory")
             }

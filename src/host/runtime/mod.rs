@@ -56,8 +56,11 @@ use runc::Runc;
 use volume::Volumes;
 use watch::Watcher;
 
-/// How long `runc create` or `runc start` may take: slow cards stall for many seconds.
-const RUNC_LIMIT: Duration = Duration::from_secs(120);
+/// How long `runc create` may take: slow cards stall for many seconds. The shim kills it then.
+const CREATE_LIMIT: Duration = Duration::from_secs(120);
+
+/// The same for `runc start`, which does less, and keeps others from being stopped meanwhile.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a shim may take for what needs no runc.
 const SHIM_LIMIT: Duration = Duration::from_secs(10);

@@ -17,7 +17,9 @@ use super::overlay::{make_dir, mount_root};
 use super::rootdir::RootDir;
 use super::shim_client::{Answer, ShimClient, is_final};
 use super::volume::Volumes;
-use super::{Places, RUNC_LIMIT, Runtime, SHIM_LIMIT, caps, has_shim, signals, try_lock, user};
+use super::{
+    CREATE_LIMIT, Places, Runtime, SHIM_LIMIT, START_LIMIT, caps, has_shim, signals, try_lock, user,
+};
 use crate::base::id::TaskId;
 use crate::base::shim_wire::{Phase, Request};
 use crate::host::failpoint::{Point, hit};
@@ -157,6 +159,8 @@ impl Runtime {
         if let Some(path) = self.cgroups.oom_file(id) {
             pair("oom", path.into());
         }
+        pair("create-seconds", CREATE_LIMIT.as_secs().to_string().into());
+        pair("start-seconds", START_LIMIT.as_secs().to_string().into());
         pair("tty", if inputs.container.tty { "1" } else { "0" }.into());
         Ok(args)
     }
@@ -178,7 +182,9 @@ impl Runtime {
             RuntimeError::Shim("ended before it created the container".to_owned())
         })?;
         client.hello()?;
-        let state = client.wait_state(RUNC_LIMIT, |state| state.phase != Phase::Creating)?;
+        let state = client.wait_state(CREATE_LIMIT + SHIM_LIMIT, |state| {
+            state.phase != Phase::Creating
+        })?;
         hit(Point::ContainerCreated);
         match state {
             Some(state) if state.phase == Phase::Failed => {
@@ -253,7 +259,7 @@ impl Runtime {
         let Some(client) = self.connect(&places)? else {
             return self.ended_or_missing(task);
         };
-        match client.ask(Request::Start, RUNC_LIMIT)? {
+        match client.ask(Request::Start, START_LIMIT + SHIM_LIMIT)? {
             Answer::Done => {}
             Answer::Refused { text, .. } => return Err(RuntimeError::Runc(text)),
             Answer::Gone => return self.ended_or_missing(task),

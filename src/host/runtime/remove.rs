@@ -8,10 +8,10 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use super::error::{Doing, RuntimeError, unless_absent};
 use super::overlay::{is_mounted, unmount};
 use super::shim_client::{ShimClient, is_final};
-use super::{Places, RUNC_LIMIT, Runtime, SHIM_LIMIT, has_shim};
+use super::{Places, Runtime, SHIM_LIMIT, has_shim};
 use crate::host::failpoint::{Point, hit};
 use crate::base::id::TaskId;
-use crate::base::shim_wire::{Phase, Request};
+use crate::base::shim_wire::Request;
 
 impl Runtime {
     /// Ends the container and takes away what only a running one needs: processes, cgroup,
@@ -94,13 +94,11 @@ impl Runtime {
     }
 }
 
-/// Kills the container, waits for its end, and dismisses the shim.
+/// Kills the container, waits for its end, and dismisses the shim. A runc that is still making or
+/// starting it is killed first, or it would go on when nobody owns the container any more.
 fn ask_to_end(client: &ShimClient) -> Result<(), RuntimeError> {
     client.hello()?;
-    let made = client.wait_state(RUNC_LIMIT, |state| {
-        !matches!(state.phase, Phase::Creating | Phase::Starting)
-    })?;
-    let Some(state) = made else { return Ok(()) };
+    let Some(state) = client.wait_state(SHIM_LIMIT, |_| true)? else { return Ok(()) };
     if !is_final(&state) {
         client.send(Request::Signal { number: nix::libc::SIGKILL })?;
         if client.wait_state(SHIM_LIMIT, is_final)?.is_none() {

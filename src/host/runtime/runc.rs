@@ -2,9 +2,14 @@
 //! the shim's.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output};
+use std::time::Duration;
 
 use super::error::RuntimeError;
+use crate::host::child::{self, ChildError};
+
+/// How long what the daemon itself asks of runc may take.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Major, minor and patch.
 type Number = (u32, u32, u32);
@@ -26,6 +31,7 @@ pub(super) struct Runc {
     pub(super) path: PathBuf,
     pub(super) root: PathBuf,
     pub(super) version: RuncVersion,
+    limit: Duration,
 }
 
 /// What runc's files tell of a container.
@@ -100,11 +106,7 @@ impl RuncVersion {
 impl Runc {
     /// Asks the program for its version and checks it.
     pub(super) fn open(path: &Path, root: &Path) -> Result<Self, RuntimeError> {
-        let output = Command::new(path)
-            .arg("--version")
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|source| RuntimeError::NoRunc { path: path.to_owned(), source })?;
+        let output = run(Command::new(path).arg("--version"), "runc --version", LIMIT)?;
         let text = String::from_utf8_lossy(&output.stdout);
         let version = RuncVersion::parse(&text).ok_or_else(|| {
             RuntimeError::Runc(format!("{path:?} did not tell its version but: {}", text.trim()))
@@ -112,7 +114,7 @@ impl Runc {
         if !version.is_supported() {
             return Err(RuntimeError::OldRunc { found: version.text, minimum: OLDEST_TEXT });
         }
-        Ok(Self { path: path.to_owned(), root: root.to_owned(), version })
+        Ok(Self { path: path.to_owned(), root: root.to_owned(), version, limit: LIMIT })
     }
 
     /// runc knows a container of this name.
@@ -137,13 +139,9 @@ impl Runc {
         if !self.knows(id) {
             return Ok(());
         }
-        let output = Command::new(&self.path)
-            .arg("--root")
-            .arg(&self.root)
-            .args(["delete", "--force", id])
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|source| RuntimeError::NoRunc { path: self.path.clone(), source })?;
+        let mut command = Command::new(&self.path);
+        command.arg("--root").arg(&self.root).args(["delete", "--force", id]);
+        let output = run(&mut command, "runc delete", self.limit)?;
         if output.status.success() || !self.knows(id) {
             return Ok(());
         }
@@ -152,9 +150,30 @@ impl Runc {
     }
 }
 
+fn run(command: &mut Command, what: &str, limit: Duration) -> Result<Output, RuntimeError> {
+    child::run(command, b"", limit).map_err(|err| match err {
+        ChildError::Io(source) => {
+            RuntimeError::NoRunc { path: command.get_program().into(), source }
+        }
+        ChildError::Late(limit) => RuntimeError::Late { what: what.to_owned(), limit },
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_that_stands_still_is_not_waited_for() {
+        let version = version("1.1.5", "x");
+        let limit = Duration::from_millis(200);
+        let path = child::program_that_stands_still("runc");
+        let runc = Runc { path: path.clone(), root: "/".into(), version, limit };
+        let err = runc.delete("usr").unwrap_err();
+        assert_eq!(err.to_string(), "runc delete did not end within 0 s and was killed");
+        assert!(err.is_temporary());
+        std::fs::remove_file(path).unwrap();
+    }
 
     fn version(text: &str, commit: &str) -> RuncVersion {
         RuncVersion::parse(&format!("runc version {text}\ncommit: {commit}\nspec: 1.0.2\n")).unwrap()

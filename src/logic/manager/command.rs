@@ -16,6 +16,7 @@ use crate::model::entry::{Change, Precondition};
 use crate::model::network::{GWBRIDGE, Network, Subnet};
 use crate::model::node::{Availability, Node, NodeDescription, NodeSpec, NodeState, Role};
 use crate::model::object::{Meta, Object, ObjectId};
+use crate::model::route::LISTENERS_MAX;
 use crate::model::service::{Labels, Mode, Port, Service, ServiceSpec, UpdateState, UpdateStatus};
 use crate::model::spec_check::ValidSpec;
 
@@ -221,6 +222,22 @@ impl Manager {
             return Err(CommandError::Busy(format!(
                 "{wanted} replicas besides {all} of other services are more than the {limit} that \
                  {nodes} nodes can hold"
+            )));
+        }
+        self.check_ports(spec, id)
+    }
+
+    /// Whether one node can listen on what all services publish together. What was accepted once
+    /// may be changed as long as it does not grow.
+    fn check_ports(&self, spec: &ServiceSpec, id: ServiceId) -> Result<(), CommandError> {
+        let wanted = spec.endpoint.ports.len();
+        let had = self.planned.service(id).map_or(0, |service| service.spec.endpoint.ports.len());
+        let others = self.planned.services().filter(|other| other.id != id);
+        let all: usize = others.map(|other| other.spec.endpoint.ports.len()).sum();
+        if wanted > had && all + wanted > LISTENERS_MAX {
+            return Err(CommandError::Busy(format!(
+                "{wanted} published ports besides {all} of other services are more than the \
+                 {LISTENERS_MAX} that a node can listen on"
             )));
         }
         Ok(())

@@ -5,7 +5,7 @@
 //! with `old S.N` the newest one that is to stop):
 //!
 //! ```text
-//! create S replicas=2 image=i port=80 hostport=90 delay=5 attempts=3 condition=none|on-failure
+//! create S replicas=2 image=i port=80 hostport=90 ports=N delay=5 attempts=3 condition=none|on-failure
 //!        parallelism=1 order=start-first action=pause|continue|rollback constraint=a==b memory=N
 //!        retried=true mode=global env=K=V
 //! update S … | scale S N | rollback S | rm S
@@ -338,6 +338,11 @@ fn set(spec: &mut ServiceSpec, text: &str) {
                 let mode = if host { PublishMode::Host } else { PublishMode::Ingress };
                 let published = value.parse().expect("a port");
                 spec.endpoint.ports = vec![fixture::port(published, mode)];
+            }
+            "ports" => {
+                let ports = 1_000..1_000 + value.parse::<u16>().expect("how many");
+                let publish = |published| fixture::port(published, PublishMode::Ingress);
+                spec.endpoint.ports = ports.map(publish).collect();
             }
             "delay" => spec.task.restart.delay = Span::from_secs(number()),
             "attempts" => spec.task.restart.max_attempts = number(),

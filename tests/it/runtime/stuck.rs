@@ -90,3 +90,65 @@ fn fill_up(path: &std::path::Path) -> Vec<std::os::fd::OwnedFd> {
         }
     }
 }
+
+/// The shim of a prepared task gives runc this long.
+fn limit_runc(world: &World, n: u128, seconds: u32) {
+    let path = world.config.exec_root.join(format!("tasks/{}/shim.args", task(n)));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let short = |text: String, key: &str, long: u32| {
+        let (old, new) = (format!("{key}\0{long}\0"), format!("{key}\0{seconds}\0"));
+        assert!(text.contains(&old), "{text:?}");
+        text.replace(&old, &new)
+    };
+    let text = short(short(text, "create-seconds", 120), "start-seconds", 60);
+    std::fs::write(path, text).unwrap();
+}
+
+#[test]
+fn a_runc_that_takes_too_long_is_killed() {
+    let world = World::new();
+    let inputs = world.shell("sleep 1000");
+    for word in ["create", "start"] {
+        world.hang_runc(word, true);
+        world.runtime().prepare(task(1), &inputs).unwrap();
+        limit_runc(&world, 1, 1);
+        let begun = Instant::now();
+        let made = world.runtime().create(task(1)).and_then(|()| world.runtime().start(task(1)));
+        let text = made.unwrap_err().full_text();
+        assert_eq!(text, format!("runc {word} did not end within 1 s and was killed"));
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        until("its end", || world.hanging().is_empty());
+        world.hang_runc(word, false);
+        if word == "start" {
+            assert!(world.runtime().start(task(1)).unwrap() > 0, "another try may work");
+        }
+        world.runtime().remove(task(1)).unwrap();
+    }
+}
+
+#[test]
+fn removal_does_not_wait_for_a_runc_that_stands_still() {
+    let world = World::new();
+    let inputs = world.shell("sleep 1000");
+    for word in ["create", "start"] {
+        world.runtime().prepare(task(1), &inputs).unwrap();
+        world.hang_runc(word, true);
+        std::thread::scope(|scope| {
+            // As an earlier daemon began it.
+            let made = scope.spawn(|| {
+                world.runtime().create(task(1)).and_then(|()| world.runtime().start(task(1)))
+            });
+            until("runc hangs", || !world.hanging().is_empty());
+            let begun = Instant::now();
+            world.runtime().clean(task(1)).unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+            until("its end", || world.hanging().is_empty());
+            assert!(made.join().unwrap().is_err());
+        });
+        world.hang_runc(word, false);
+        world.runtime().remove(task(1)).unwrap();
+        let calls = std::fs::read_to_string(world.base.join("runc-calls")).unwrap();
+        assert!(calls.contains(word), "{calls}");
+        assert_eq!(world.runtime().found().unwrap(), []);
+    }
+}
