@@ -361,6 +361,16 @@ impl Drop for Node {
     }
 }
 
+/// A process whose command line has all of these words in it.
+pub(crate) fn process_with(words: &[&str]) -> Option<i32> {
+    fs::read_dir("/proc").expect("/proc").flatten().find_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        words.iter().all(|word| line.contains(word)).then_some(pid)
+    })
+}
+
 /// Ends and unmounts what uses `dir`, and tells what there was: nothing, when skep did its work.
 pub(crate) fn sweep(dir: &Path) -> Vec<String> {
     let mut left = Vec::new();

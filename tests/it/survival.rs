@@ -418,3 +418,31 @@ fn a_full_disk_refuses_writes_and_recovers() {
     node.ok(&["service", "scale", "-d", "web=2"]);
     node.wait_running("web", 2);
 }
+
+#[test]
+fn a_shim_that_stands_still_keeps_neither_the_daemon_nor_its_task() {
+    let mut node = Node::swarm();
+    node.ok(&["service", "create", "-q", "-d", "--name", "web", "-p", "8080:80", "skep/hello"]);
+    let create = ["service", "create", "-q", "-d", "--stop-grace-period", "1s", "--name", "stuck"];
+    node.ok(&[&create[..], &["skep/hello"]].concat());
+    node.wait_running("web", 1);
+    let stuck = node.wait_running("stuck", 1);
+    let web = pids(&node, "web");
+    let dir = format!("/tasks/{} ", stuck[0]["ID"].as_str().expect("id"));
+    let shim = crate::node::process_with(&["shim task ", &dir, &node.dir.display().to_string()]);
+    let shim = nix::unistd::Pid::from_raw(shim.expect("a shim"));
+    node.kill_daemon();
+    nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGSTOP).expect("stop");
+    let begun = Instant::now();
+    node.start_daemon();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(pids(&node, "web"), web);
+    node.wait_running("stuck", 1);
+    node.ok(&["service", "rm", "stuck"]);
+    node.wait("its shim and its task are gone", || {
+        let gone = !std::path::Path::new(&format!("/proc/{shim}")).exists();
+        let tasks = node.api("/tasks");
+        let left = tasks.as_array().is_some_and(|tasks| tasks.len() == 1);
+        (gone && left).then_some(())
+    });
+}

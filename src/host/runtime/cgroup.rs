@@ -110,6 +110,14 @@ impl Cgroups {
         self.of("memory").map(|root| self.folder(root, id).join(name))
     }
 
+    /// Kills what is in a container's cgroup.
+    ///
+    /// # Errors
+    /// When something in it cannot be killed.
+    pub fn kill(&self, id: &str) -> Result<(), RuntimeError> {
+        self.hierarchies.iter().try_for_each(|(root, _)| kill_all(&self.folder(root, id)))
+    }
+
     /// Kills what is left in a container's cgroup and removes it from every hierarchy.
     ///
     /// # Errors

@@ -182,9 +182,10 @@ impl Runtime {
             RuntimeError::Shim("ended before it created the container".to_owned())
         })?;
         client.hello()?;
-        let state = client.wait_state(CREATE_LIMIT + SHIM_LIMIT, |state| {
+        let made = client.wait_state(CREATE_LIMIT + SHIM_LIMIT, |state| {
             state.phase != Phase::Creating
-        })?;
+        });
+        let state = self.or_end(task, &places, made)?;
         hit(Point::ContainerCreated);
         match state {
             Some(state) if state.phase == Phase::Failed => {
@@ -259,7 +260,13 @@ impl Runtime {
         let Some(client) = self.connect(&places)? else {
             return self.ended_or_missing(task);
         };
-        match client.ask(Request::Start, START_LIMIT + SHIM_LIMIT)? {
+        client.hello()?;
+        // One that does not even say how it is will not get on with the start.
+        if self.or_end(task, &places, client.wait_state(SHIM_LIMIT, |_| true))?.is_none() {
+            return self.ended_or_missing(task);
+        }
+        let asked = client.ask(Request::Start, START_LIMIT + SHIM_LIMIT);
+        match self.or_end(task, &places, asked)? {
             Answer::Done => {}
             Answer::Refused { text, .. } => return Err(RuntimeError::Runc(text)),
             Answer::Gone => return self.ended_or_missing(task),
@@ -274,8 +281,27 @@ impl Runtime {
     fn ended_or_missing(&self, task: TaskId) -> Result<u32, RuntimeError> {
         match self.exit_record(task)? {
             Some(_) => Ok(0),
-            None => Err(RuntimeError::Shim("is gone: the container was not started".to_owned())),
+            // Another try would find the same.
+            None => {
+                let text = "the container was not started: its shim is gone";
+                Err(RuntimeError::Runc(text.to_owned()))
+            }
         }
+    }
+
+    /// Hands an answer on; a shim that gave none is ended with its container, which has not run:
+    /// the next try finds a clean place.
+    fn or_end<T>(
+        &self,
+        task: TaskId,
+        places: &Places,
+        answer: Result<T, RuntimeError>,
+    ) -> Result<T, RuntimeError> {
+        if let Err(err) = &answer {
+            log::warn!("task {task}: {}; killing it", err.full_text());
+            self.end_by_force(task, places)?;
+        }
+        answer
     }
 
     /// Sends a signal to the container's first process. False when there is none any more.
@@ -314,12 +340,17 @@ impl Runtime {
         self.signal(task, number)
     }
 
-    /// Ends the container: its first process and with it all others.
+    /// Ends the container: its first process and with it all others. Where its shim does not do
+    /// that, the shim ends too, and how the container ended is not known.
     ///
     /// # Errors
-    /// As [`signal`](Self::signal).
+    /// When something cannot be killed.
     pub fn kill(&self, task: TaskId) -> Result<bool, RuntimeError> {
-        self.signal(task, nix::libc::SIGKILL)
+        self.signal(task, nix::libc::SIGKILL).or_else(|err| {
+            log::warn!("task {task}: {}; killing it", err.full_text());
+            self.end_by_force(task, &self.places(task))?;
+            Ok(true)
+        })
     }
 
     /// Log entries that a running container's shim wrote and dropped.

@@ -1,9 +1,10 @@
 //! Taking a container away, in the reverse order of its making. Tolerates anything half-made.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Instant;
 
-use nix::sys::socket::sockopt::PeerCredentials;
+use nix::unistd::Pid;
 
 use super::error::{Doing, RuntimeError, unless_absent};
 use super::overlay::{is_mounted, unmount};
@@ -21,7 +22,7 @@ impl Runtime {
     /// When something does not go away; calling again goes on from there.
     pub fn clean(&self, task: TaskId) -> Result<(), RuntimeError> {
         let (places, id) = (self.places(task), task.to_string());
-        self.end_shim(&places)?;
+        self.end_shim(task, &places)?;
         hit(Point::ContainerShimEnded);
         if self.runc.knows(&id) && !places.exit_record().exists() && places.data.exists() {
             // Kept so that what is found later is an end and not an unstarted container.
@@ -73,16 +74,19 @@ impl Runtime {
     }
 
     /// Kills the container and lets its shim go; a shim that does not is killed.
-    fn end_shim(&self, places: &Places) -> Result<(), RuntimeError> {
+    fn end_shim(&self, task: TaskId, places: &Places) -> Result<(), RuntimeError> {
         if !has_shim(places)? {
             return Ok(());
         }
-        let Some(client) = self.connect(places)? else { return Ok(()) };
-        if let Err(err) = ask_to_end(&client) {
-            log::warn!("{}; killing it", err.full_text());
-            kill_peer(&client)?;
+        let asked = match self.connect(places) {
+            Ok(None) => return Ok(()),
+            Ok(Some(client)) => ask_to_end(&client),
+            Err(err) => Err(err),
+        };
+        if let Err(err) = asked {
+            log::warn!("task {task}: {}; killing it", err.full_text());
+            self.end_by_force(task, places)?;
         }
-        drop(client);
         let until = Instant::now() + SHIM_LIMIT;
         while has_shim(places)? {
             if Instant::now() >= until {
@@ -91,6 +95,17 @@ impl Runtime {
             nix::poll::poll(&mut [], 2u16).doing("wait for the shim in", &places.exec)?;
         }
         Ok(())
+    }
+
+    /// Ends a container whose shim does not answer, and the shim. What it runs of runc goes first,
+    /// or that could still make a container that nobody owns; the shim goes last: its end says
+    /// that the container is over.
+    pub(super) fn end_by_force(&self, task: TaskId, places: &Places) -> Result<(), RuntimeError> {
+        let (shims, below) = shim_processes(places)?;
+        let runc_killed = kill_each(&below, "kill what the shim has started");
+        let container_killed = self.cgroups.kill(&task.to_string());
+        kill_each(&shims, "kill the shim")?;
+        runc_killed.and(container_killed)
     }
 }
 
@@ -112,17 +127,35 @@ fn ask_to_end(client: &ShimClient) -> Result<(), RuntimeError> {
     }
 }
 
-/// Kills the process at the other end.
-fn kill_peer(client: &ShimClient) -> Result<(), RuntimeError> {
-    let peer = nix::sys::socket::getsockopt(client, PeerCredentials);
-    let peer = peer.map_err(|source| RuntimeError::System { doing: "find the shim", source })?;
-    match nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(peer.pid()),
-        nix::sys::signal::Signal::SIGKILL,
-    ) {
-        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
-        Err(source) => Err(RuntimeError::System { doing: "kill the shim", source }),
+/// The shim's process, and those that it runs: they are in its session, the container is not.
+/// Found by its arguments, which also tell a shim that takes no connection any more.
+fn shim_processes(places: &Places) -> Result<(Vec<Pid>, Vec<Pid>), RuntimeError> {
+    let words = [b"\0dir\0", places.exec.as_os_str().as_bytes(), b"\0"].concat();
+    let (mut shims, mut sessions) = (Vec::new(), Vec::new());
+    for entry in std::fs::read_dir("/proc").doing("list", "/proc")?.flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        // A process that ends meanwhile reads as nothing.
+        let args = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if args.windows(words.len()).any(|part| part == words) {
+            shims.push(Pid::from_raw(pid));
+        } else if let Ok(session) = nix::unistd::getsid(Some(Pid::from_raw(pid))) {
+            sessions.push((Pid::from_raw(pid), session));
+        }
     }
+    sessions.retain(|(_, session)| shims.contains(session));
+    Ok((shims, sessions.into_iter().map(|(pid, _)| pid).collect()))
+}
+
+/// One that is gone is fine.
+fn kill_each(pids: &[Pid], doing: &'static str) -> Result<(), RuntimeError> {
+    for pid in pids {
+        match nix::sys::signal::kill(*pid, nix::sys::signal::Signal::SIGKILL) {
+            Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+            Err(source) => return Err(RuntimeError::System { doing, source }),
+        }
+    }
+    Ok(())
 }
 
 /// Unmounts the root file system and removes the task's folder below the exec root.

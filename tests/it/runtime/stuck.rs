@@ -152,3 +152,59 @@ fn removal_does_not_wait_for_a_runc_that_stands_still() {
         assert_eq!(world.runtime().found().unwrap(), []);
     }
 }
+
+/// A process that has ended, and may have yet to be reaped.
+fn has_ended(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.is_empty() || stat.contains(") Z ")
+}
+
+#[test]
+fn a_container_whose_shim_stands_still_can_be_killed() {
+    let world = World::new();
+    let pid = world.launch(task(1), &world.shell("sleep 1000 & sleep 1000")).unwrap();
+    freeze(&world, 1);
+    assert!(world.runtime().kill(task(1)).unwrap());
+    until("its end", || has_ended(pid));
+    let exit = world.wait(task(1));
+    assert_eq!((exit.code, exit.shim_lost), (255, true));
+    world.runtime().clean(task(1)).unwrap();
+    assert!(world.runtime().exit_record(task(1)).unwrap().unwrap().shim_lost);
+}
+
+#[test]
+fn a_container_whose_shim_stands_still_can_be_removed() {
+    let world = World::new();
+    let pid = world.launch(task(1), &world.shell("sleep 1000")).unwrap();
+    let path = world.config.exec_root.join(format!("tasks/{}/shim.sock", task(1)));
+    freeze(&world, 1);
+    let waiting = fill_up(&path);
+    world.runtime().remove(task(1)).unwrap();
+    assert!(has_ended(pid));
+    drop(waiting);
+
+    // So can one that is just made: no runc goes on with it.
+    world.runtime().prepare(task(2), &world.shell("sleep 1000")).unwrap();
+    world.hang_runc("create", true);
+    std::thread::scope(|scope| {
+        let made = scope.spawn(|| world.runtime().create(task(2)));
+        until("runc hangs", || !world.hanging().is_empty());
+        freeze(&world, 2);
+        world.runtime().remove(task(2)).unwrap();
+        until("its end", || world.hanging().is_empty());
+        assert!(made.join().unwrap().is_err());
+    });
+    assert_eq!(world.runtime().found().unwrap(), []);
+}
+
+#[test]
+fn a_container_whose_shim_stands_still_is_not_started_and_ends() {
+    let world = World::new();
+    world.runtime().prepare(task(1), &world.shell("sleep 1000")).unwrap();
+    world.runtime().create(task(1)).unwrap();
+    freeze(&world, 1);
+    assert!(world.runtime().start(task(1)).unwrap_err().is_temporary());
+    let err = world.runtime().start(task(1)).unwrap_err();
+    assert!(!err.is_temporary(), "tried again for ever: {}", err.full_text());
+    assert!(world.wait(task(1)).shim_lost);
+}
