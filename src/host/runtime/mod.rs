@@ -74,7 +74,7 @@ pub struct RuntimeConfig {
     pub exec_root: PathBuf,
     /// Cgroup below which the containers' are made, such as `/skep-1a2b`.
     pub cgroup_parent: String,
-    /// The program runc: a path, or a name to be found on `PATH`.
+    /// The program runc: a path, or a name to be found on `PATH`, once, when it is opened.
     pub runc: PathBuf,
     /// This program: run as the shim, mounted as the first process of `--init` containers.
     pub exe: PathBuf,

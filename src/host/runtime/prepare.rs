@@ -34,7 +34,7 @@ const LOG_FILES_DEFAULT: u32 = 3;
 const LOG_FILES_MAX: u32 = 1_000;
 
 /// The search path of the shim and of runc.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Runtime {
     /// Makes everything a container needs short of the container itself. Whatever is there

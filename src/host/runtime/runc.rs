@@ -1,11 +1,14 @@
 //! The program runc: its version and the calls that the daemon makes itself. Create and start are
 //! the shim's.
 
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use super::error::RuntimeError;
+use super::prepare::PATH;
 use crate::host::child::{self, ChildError};
 
 /// How long what the daemon itself asks of runc may take.
@@ -106,6 +109,8 @@ impl RuncVersion {
 impl Runc {
     /// Asks the program for its version and checks it.
     pub(super) fn open(path: &Path, root: &Path) -> Result<Self, RuntimeError> {
+        let own = std::env::var_os("PATH").unwrap_or_default();
+        let path = &locate(path, &own)?;
         let output = run(Command::new(path).arg("--version"), "runc --version", LIMIT)?;
         let text = String::from_utf8_lossy(&output.stdout);
         let version = RuncVersion::parse(&text).ok_or_else(|| {
@@ -150,6 +155,25 @@ impl Runc {
     }
 }
 
+/// The program's absolute path: the shim, with another folder and another search path, is to run
+/// the one that was checked. A name alone is looked for in `own`, then where the shim would look.
+fn locate(program: &Path, own: &OsStr) -> Result<PathBuf, RuntimeError> {
+    let failed = |source| RuntimeError::NoRunc { path: program.to_owned(), source };
+    if program.components().count() > 1 {
+        return std::path::absolute(program).map_err(failed);
+    }
+    let found = std::env::split_paths(own)
+        .chain(std::env::split_paths(PATH))
+        .map(|dir| dir.join(program))
+        .find(|path| is_program(path))
+        .ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+    std::path::absolute(found).map_err(failed)
+}
+
+fn is_program(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
 fn run(command: &mut Command, what: &str, limit: Duration) -> Result<Output, RuntimeError> {
     child::run(command, b"", limit).map_err(|err| match err {
         ChildError::Io(source) => {
@@ -162,6 +186,18 @@ fn run(command: &mut Command, what: &str, limit: Duration) -> Result<Output, Run
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn its_path_is_absolute() {
+        let own = "/nonexistent:/usr/sbin:/bin".as_ref();
+        assert_eq!(locate("sh".as_ref(), own).unwrap(), Path::new("/bin/sh"));
+        // A daemon may have no search path.
+        assert!(locate("sh".as_ref(), "".as_ref()).unwrap().is_absolute());
+        assert_eq!(locate("/x/runc".as_ref(), own).unwrap(), Path::new("/x/runc"));
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(locate("x/runc".as_ref(), own).unwrap(), here.join("x/runc"));
+        assert!(matches!(locate("no-such".as_ref(), own), Err(RuntimeError::NoRunc { .. })));
+    }
 
     #[test]
     fn one_that_stands_still_is_not_waited_for() {

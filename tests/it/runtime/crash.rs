@@ -57,6 +57,11 @@ impl Helper {
         command
     }
 
+    /// Runs it with another search path.
+    pub(super) fn run_with_path(&self, path: &str) -> ExitStatus {
+        self.command().env("PATH", path).status().unwrap()
+    }
+
     pub(super) fn run(&self) -> ExitStatus {
         self.command().status().unwrap()
     }

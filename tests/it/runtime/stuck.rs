@@ -208,3 +208,18 @@ fn a_container_whose_shim_stands_still_is_not_started_and_ends() {
     assert!(!err.is_temporary(), "tried again for ever: {}", err.full_text());
     assert!(world.wait(task(1)).shim_lost);
 }
+
+#[test]
+fn the_runc_that_was_checked_is_the_one_that_runs() {
+    let mut world = World::new();
+    world.runtime = None;
+    let calls = world.base.join("runc-calls");
+    std::fs::remove_file(&calls).unwrap();
+    let path = format!("{}:/usr/sbin:/usr/bin:/bin", world.base.join("bin").display());
+    assert!(super::crash::helper(&world, "life").run_with_path(&path).success());
+    let calls = std::fs::read_to_string(calls).unwrap();
+    for word in ["--version", " create ", " start "] {
+        assert!(calls.contains(word), "{calls}");
+    }
+    world.reopen();
+}
