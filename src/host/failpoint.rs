@@ -83,6 +83,7 @@ points! {
     ContainerDeleted = "container.deleted",
     ContainerCgroupRemoved = "container.cgroup_removed",
     ContainerExecRemoved = "container.exec_removed",
+    ContainerVolumeAside = "container.volume_aside",
     ContainerVolumesRemoved = "container.volumes_removed",
     ContainerDataRemoved = "container.data_removed",
 }

@@ -3,9 +3,12 @@
 //! A volume appears by a rename, so there is never half of one. Filling it from an image is
 //! marked by a file `filling` beside the data: when that is found, the fill was cut short and is
 //! done again from nothing. One lock orders making, filling and removing.
+//!
+//! A volume vanishes by a rename too, to `.-NUMBER`, before its content goes. What a daemon that
+//! died left under such a name, or half-made under `.NAME`, the next one clears.
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -15,22 +18,35 @@ use super::copyup;
 use super::error::{Doing, RuntimeError, unless_absent};
 use super::overlay::make_dir;
 use super::rootdir::RootDir;
+use crate::base::chain;
 use crate::base::id::TaskId;
 use crate::base::time::Wall;
+use crate::host::failpoint::{Point, hit};
+use crate::host::disk::ledger::{self, LedgerError};
 use crate::model::service::Labels;
+use crate::model::wire::Kind;
 
 /// The longest name of a volume; a folder's name cannot be longer.
 const NAME_BYTES_MAX: usize = 255;
 
 const DATA: &str = "_data";
-const ABOUT: &str = "about.json";
+const ABOUT: &str = "about";
 const FILLING: &str = "filling";
+
+/// The version of [`About`].
+const ABOUT_VERSION: u16 = 1;
+
+/// What a volume that is being removed is called, before its number: no volume's name, nor that of
+/// a half-made one.
+const GONE: &str = ".-";
 
 /// The volumes of one data root.
 #[derive(Debug)]
 pub struct Volumes {
     root: PathBuf,
     lock: Mutex<()>,
+    /// The number of the next folder that is removed.
+    gone: AtomicU64,
 }
 
 /// One volume.
@@ -47,18 +63,91 @@ pub struct Volume {
 }
 
 /// What is kept about a volume besides its content.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct About {
-    #[serde(default)]
     labels: Labels,
-    #[serde(default)]
     created_us: u64,
+}
+
+impl About {
+    /// Without its file, or with a damaged one, a volume is still a volume: labels are a
+    /// convenience, data is not.
+    fn read(folder: &Path) -> Self {
+        let path = folder.join(ABOUT);
+        match ledger::read(&path, Kind::VOLUME, ABOUT_VERSION) {
+            Ok(about) => about.unwrap_or_default(),
+            Err(err) => {
+                log::error!("the volume's labels are lost: {}", chain::text(&err));
+                Self::default()
+            }
+        }
+    }
+
+    /// Labels are the user's and made durable; a time alone is not worth two syncs.
+    fn write(&self, folder: &Path) -> Result<(), RuntimeError> {
+        let path = folder.join(ABOUT);
+        let write: fn(&Path, Kind, u16, &Self) -> Result<(), LedgerError> =
+            if self.labels.is_empty() { ledger::write_lazily } else { ledger::write };
+        write(&path, Kind::VOLUME, ABOUT_VERSION, self).map_err(|err| match err {
+            LedgerError::Io(failed) => {
+                RuntimeError::File { doing: "write", path, source: failed.source }
+            }
+            err => RuntimeError::Volume(chain::text(&err)),
+        })
+    }
 }
 
 impl Volumes {
     pub(super) fn open(root: PathBuf) -> Result<Self, RuntimeError> {
         make_dir(&root, 0o711)?;
-        Ok(Self { root, lock: Mutex::new(()) })
+        let volumes = Self { root, lock: Mutex::new(()), gone: AtomicU64::new(0) };
+        volumes.clear_leftovers()?;
+        Ok(volumes)
+    }
+
+    /// Clears what an earlier daemon was making or removing when it died, on a thread that ends
+    /// with that: there may be much of it.
+    fn clear_leftovers(&self) -> Result<(), RuntimeError> {
+        let mut left = Vec::new();
+        for entry in std::fs::read_dir(&self.root).doing("list the volumes in", &self.root)? {
+            let path = entry.doing("list the volumes in", &self.root)?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+            let Some(name) = name.filter(|name| name.starts_with('.')) else { continue };
+            let number = name.strip_prefix(GONE).and_then(|text| text.parse::<u64>().ok());
+            if let Some(number) = number {
+                self.gone.fetch_max(number.saturating_add(1), Ordering::Relaxed);
+            }
+            left.push((path, number.is_some()));
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        let mut gone = Vec::new();
+        for (path, is_aside) in left {
+            // Renamed first: from here on the name may be needed for a new volume.
+            gone.push(if is_aside { path } else { self.put_aside(&path)? });
+        }
+        let clear = move || {
+            for path in gone {
+                match remove_tree(&path) {
+                    Ok(()) => log::info!("removed what was left of a volume in {path:?}"),
+                    Err(err) => log::error!(
+                        "what is left of a volume cannot be removed and takes up space: {}",
+                        err.full_text()
+                    ),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("volumes".to_owned()).spawn(clear);
+        thread.map(drop).doing("start a thread to clear", &self.root)
+    }
+
+    /// Gives a folder that is to be removed a name of its own.
+    fn put_aside(&self, path: &Path) -> Result<PathBuf, RuntimeError> {
+        let number = self.gone.fetch_add(1, Ordering::Relaxed);
+        let aside = self.root.join(format!("{GONE}{number}"));
+        std::fs::rename(path, &aside).doing("remove the volume", path)?;
+        Ok(aside)
     }
 
     /// The name of the anonymous volume of `task` at `target`: 64 hexadecimal digits, the first
@@ -95,11 +184,7 @@ impl Volumes {
         let folder = self.root.join(name);
         let mountpoint = folder.join(DATA);
         let meta = std::fs::symlink_metadata(&mountpoint).ok().filter(|meta| meta.is_dir())?;
-        // Without its file a volume is still a volume: labels are a convenience, data is not.
-        let about: About = std::fs::read(folder.join(ABOUT))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default();
+        let about = About::read(&folder);
         let created = match about.created_us {
             0 => meta.modified().map_or(Wall(0), wall),
             us => Wall(us),
@@ -127,14 +212,18 @@ impl Volumes {
             return Ok(data);
         }
         let early = self.root.join(format!(".{name}"));
-        unless_absent(std::fs::remove_dir_all(&early)).doing("remove", &early)?;
+        if early.exists() {
+            // Of a try that failed. What cannot be removed is not in the way.
+            let aside = self.put_aside(&early)?;
+            if let Err(err) = remove_tree(&aside) {
+                log::error!("{}", err.full_text());
+            }
+        }
         make_dir(&early.join(DATA), 0o755)?;
         std::fs::set_permissions(&early, std::os::unix::fs::PermissionsExt::from_mode(0o701))
             .doing("set the mode of", &early)?;
         let about = About { labels: labels.clone(), created_us: wall(SystemTime::now()).0 };
-        let bytes = serde_json::to_vec(&about).map_err(io::Error::from);
-        let path = early.join(ABOUT);
-        std::fs::write(&path, bytes.doing("encode", &path)?).doing("write", &path)?;
+        about.write(&early)?;
         std::fs::rename(&early, &folder).doing("make the volume", &folder)?;
         drop(guard);
         Ok(data)
@@ -204,15 +293,18 @@ impl Volumes {
 
     /// The folder vanishes at once; its content goes after that.
     fn remove_folder(&self, name: &str) -> Result<(), RuntimeError> {
-        let (folder, early) = (self.root.join(name), self.root.join(format!(".{name}")));
-        unless_absent(std::fs::remove_dir_all(&early)).doing("remove", &early)?;
-        std::fs::rename(&folder, &early).doing("remove the volume", &folder)?;
-        std::fs::remove_dir_all(&early).doing("remove", &early)
+        let aside = self.put_aside(&self.root.join(name))?;
+        hit(Point::ContainerVolumeAside);
+        remove_tree(&aside)
     }
 
     fn guard(&self) -> MutexGuard<'_, ()> {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn remove_tree(path: &Path) -> Result<(), RuntimeError> {
+    unless_absent(std::fs::remove_dir_all(path)).doing("remove", path)
 }
 
 fn wall(time: SystemTime) -> Wall {
@@ -243,6 +335,53 @@ fn check_name(name: &str) -> Result<(), RuntimeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "the golden bytes are a file")]
+    fn its_file_is_frozen_and_damage_loses_no_volume() {
+        let root = std::env::temp_dir().join(format!("skep-volume-file-{}", std::process::id()));
+        let volumes = Volumes::open(root.clone()).unwrap();
+        let about = About { labels: Labels::from([("k".into(), "v".into())]), created_us: 300 };
+        let bytes = crate::model::wire::encode(Kind::VOLUME, ABOUT_VERSION, &about, 1 << 10).unwrap();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        expect_test::expect_file!["../../../tests/data/wire/volume-1.hex"]
+            .assert_eq(&format!("{hex}\n"));
+        let made = volumes.create("data", &about.labels).unwrap();
+        let path = root.join("data").join(ABOUT);
+        let good = std::fs::read(&path).unwrap();
+        for bad in [&good[..good.len() - 1], b"", b"{}"] {
+            std::fs::write(&path, bad).unwrap();
+            assert!(ledger::read::<About>(&path, Kind::VOLUME, ABOUT_VERSION).is_err());
+            let found = volumes.list().unwrap();
+            assert_eq!((found.len(), &found[0].name[..]), (1, "data"));
+            assert!(found[0].labels.is_empty());
+        }
+        std::fs::write(&path, good).unwrap();
+        assert_eq!(volumes.list().unwrap(), [made]);
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn leftovers_are_cleared() {
+        let root = std::env::temp_dir().join(format!("skep-volume-left-{}", std::process::id()));
+        for name in [".data", ".-7", "kept"] {
+            std::fs::create_dir_all(root.join(name).join(DATA).join("much")).unwrap();
+        }
+        let volumes = Volumes::open(root.clone()).unwrap();
+        volumes.create("data", &Labels::new()).unwrap();
+        let names = || {
+            let entries = std::fs::read_dir(&root).unwrap();
+            let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while names() != ["data", "kept"] {
+            assert!(std::time::Instant::now() < until, "{:?}", names());
+            std::thread::yield_now();
+        }
+        std::fs::remove_dir_all(root).unwrap();
+    }
 
     #[test]
     fn making_listing_and_removing() {

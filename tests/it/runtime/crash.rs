@@ -142,6 +142,10 @@ fn killed_at_every_step_it_is_cleared_up() {
         world.runtime().remove(task(1)).unwrap();
         assert_eq!(world.runtime().found().unwrap(), []);
         assert_eq!(world.runtime().volumes().list().unwrap(), [], "{}", point.name());
+        // What was left of a volume goes in the background.
+        until("nothing of its volume", || {
+            std::fs::read_dir(world.config.data_root.join("volumes")).unwrap().count() == 0
+        });
     }
 }
 
