@@ -43,7 +43,7 @@ pub struct Exit {
     pub code: u8,
     /// The signal that ended it, 0 for none.
     pub signal: u8,
-    /// The kernel killed it because the container reached its memory limit.
+    /// The kernel killed a process of the container at its memory limit, not always the first.
     pub oom_killed: bool,
     /// When it started: microseconds since 1970, 0 when it never did.
     pub started_us: u64,

@@ -127,7 +127,11 @@ pub(super) fn runc_error(dir: &Path, verb: &str) -> String {
         line.contains("\"level\":\"error\"").then(|| json_field(line, "\"msg\":\"")).flatten()
     });
     match message {
-        Some(message) => format!("runc {verb} failed: {message}"),
+        // Newer ones begin with the same words.
+        Some(message) => {
+            let frame = format!("runc {verb} failed: ");
+            format!("{frame}{}", message.strip_prefix(&frame).unwrap_or(&message))
+        }
         None => format!("runc {verb} failed and did not say why"),
     }
 }

@@ -319,7 +319,8 @@ impl Container {
         let exit = Exit {
             code: byte(code),
             signal: byte(signal),
-            oom_killed: kills > 0 && code == 128 + nix::libc::SIGKILL,
+            // As Docker counts: any of its processes, whatever its own end looks like.
+            oom_killed: kills > 0,
             started_us: self.started_us,
             finished_us: now_ns() / 1_000,
         };

@@ -227,3 +227,67 @@ pub(crate) fn kill(pid: i32) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
         .expect("kill");
 }
+
+#[test]
+fn processes_that_the_kernel_kills_for_memory_are_told() {
+    let node = Node::swarm();
+    node.load_busybox("busybox:test");
+    for (name, code) in [("coped", 0), ("gave-up", 3)] {
+        let script = format!("sh -c 'x=a; while :; do x=$x$x; done'; exit {code}");
+        let create = ["service", "create", "-q", "-d", "--restart-condition", "none"];
+        let rest = ["--limit-memory", "16m", "--name", name, "busybox:test", "sh", "-c", &script];
+        node.ok(&[&create[..], &rest[..]].concat());
+    }
+    node.wait("one ends well", || (node.tasks("coped", "complete").len() == 1).then_some(()));
+    let failed = node.wait("one fails", || node.tasks("gave-up", "failed").pop());
+    assert_eq!(failed["Status"]["Err"], "task: non-zero exit (3): OOM killed");
+}
+
+#[test]
+fn a_task_that_stops_leaves_the_rotation_and_gets_its_time() {
+    let node = Node::swarm();
+    node.load_busybox("busybox:test");
+    // In hundredths of a second since the machine's start, as the loop below counts too.
+    let script = "now() { read up rest < /proc/uptime; echo $1 $up; }; \
+        trap 'now term' TERM; httpd -f -p 80 -h /www & now ready; while :; do sleep 0.05; now beat; done";
+    let create = ["service", "create", "-q", "-d", "--name", "web", "-p", "8083:80"];
+    let rest = ["--stop-grace-period", "3s", "busybox:test", "sh", "-c", script];
+    node.ok(&[&create[..], &rest[..]].concat());
+    let task = node.wait_running("web", 1).remove(0);
+    node.wait("an answer", || node.get("127.0.0.1:8083"));
+    let log =
+        node.data_root().join(format!("tasks/{}/log/json.log", task["ID"].as_str().expect("id")));
+    let pid = task_pid(&task);
+    node.ok(&["service", "scale", "-d", "web=0"]);
+    // Its last words, read for as long as they are there.
+    let (mut answered, mut text) = (0.0, String::new());
+    node.wait("its end", || {
+        let asked = uptime();
+        let mut get = node.command("curl");
+        get.args(["-sf", "-m", "0.3", "-o", "/dev/null", "http://127.0.0.1:8083/"]);
+        if get.status().expect("curl").success() {
+            answered = asked;
+        }
+        text = std::fs::read_to_string(&log).unwrap_or(std::mem::take(&mut text));
+        (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+    });
+    let ended = uptime();
+    let times = |word: &str| -> Vec<f64> {
+        let lines =
+            text.lines().filter_map(|line| line.split(&format!("\"log\":\"{word} ")).nth(1));
+        let numbers = lines.filter_map(|rest| rest.split('\\').next()?.parse().ok());
+        numbers.collect()
+    };
+    let terms = times("term");
+    assert_eq!(terms.len(), 1, "{text}");
+    // The signal comes after it has left the rotation: no request that begins then is answered.
+    assert!(answered <= terms[0], "a request of {answered}, the signal at {}", terms[0]);
+    let last = times("beat").pop().expect("beats");
+    assert!(last - terms[0] > 2.5, "killed {} s after its signal", last - terms[0]);
+    assert!(ended - terms[0] < 20.0, "killed at {ended}, signal at {}", terms[0]);
+}
+
+fn uptime() -> f64 {
+    let text = std::fs::read_to_string("/proc/uptime").expect("uptime");
+    text.split(' ').next().expect("a number").parse().expect("a number")
+}

@@ -85,7 +85,7 @@ pub struct RuntimeConfig {
 pub struct ExitRecord {
     /// Exit status, or 128 + the signal; 255 when the shim was lost.
     pub code: i32,
-    /// The kernel killed it at its memory limit.
+    /// The kernel killed a process of it at its memory limit.
     pub oom: bool,
     /// The shim is gone, so how the container ended is not known.
     pub shim_lost: bool,

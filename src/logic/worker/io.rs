@@ -88,7 +88,7 @@ pub enum Outcome {
 pub struct Exit {
     /// Exit code, 128 + signal when a signal ended it.
     pub code: i32,
-    /// The kernel ended it for want of memory.
+    /// The kernel ended a process of it for want of memory.
     pub oom: bool,
     /// Its shim is gone, so the code is not known.
     pub shim_lost: bool,

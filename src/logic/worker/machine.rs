@@ -316,10 +316,11 @@ impl Machine {
             (TaskState::Shutdown, "shutdown", String::new())
         } else if exit.shim_lost {
             failed("shim lost".to_owned())
+        } else if exit.code == 0 {
+            // It coped with the loss of one of its processes.
+            (TaskState::Complete, "finished", String::new())
         } else if exit.oom {
             failed(format!("task: non-zero exit ({}): OOM killed", exit.code))
-        } else if exit.code == 0 {
-            (TaskState::Complete, "finished", String::new())
         } else {
             failed(format!("task: non-zero exit ({})", exit.code))
         };

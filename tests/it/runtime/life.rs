@@ -56,6 +56,7 @@ fn errors_are_runcs_and_dockers() {
     };
     let err = text(world.inputs(&["/nope"]));
     assert!(err.starts_with("runc create failed: ") && err.contains("/nope"), "{err}");
+    assert_eq!(err.matches("runc create failed").count(), 1, "{err}");
     assert!(err.contains("no such file or directory"), "{err}");
     let err = text(world.inputs(&["nope"]));
     assert!(err.contains("exec: \"nope\": executable file not found in $PATH"), "{err}");
@@ -80,6 +81,10 @@ fn memory_limit_is_told() {
     world.launch(task(2), &world.shell("sleep 1000")).unwrap();
     world.runtime().kill(task(2)).unwrap();
     assert!(!world.wait(task(2)).oom);
+    let mut inputs = world.shell("sh -c 'x=a; while :; do x=$x$x; done'; exit 3");
+    inputs.resources.limit_memory_bytes = 16 << 20;
+    let exit = world.run(task(3), &inputs);
+    assert_eq!((exit.code, exit.oom), (3, true), "any of its processes counts");
 }
 
 #[test]
