@@ -15,6 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::Mode;
+
 use super::net::{DATA_ROOT_DEFAULT, Names};
 use super::systemd::{self, SystemdError};
 use super::{entropy, notify};
@@ -30,6 +34,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How much of the log's end is shown when the daemon ends early.
 const LOG_BYTES_SHOWN: u64 = 2048;
+
+/// Open files, as in `skep.service`: what programs are written for, and what they may raise it to.
+const FILES_SOFT: u64 = 1024;
+const FILES_HARD: u64 = 1_048_576;
+
+/// How readily the kernel ends the daemon for want of memory: a container goes first.
+const OOM_SCORE: &[u8] = b"-500";
 
 /// Which daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,11 +159,44 @@ pub fn start_detached(options: &DaemonOptions) -> Result<(), StartError> {
         daemon.env_remove(variable);
     }
     daemon.env("NOTIFY_SOCKET", name);
-    // SAFETY: setsid is safe between fork and exec: it is one system call and allocates nothing.
-    unsafe { daemon.pre_exec(|| nix::unistd::setsid().map(|_| ()).map_err(io::Error::from)) };
+    // SAFETY: between fork and exec there are only system calls here, and nothing is allocated.
+    unsafe {
+        daemon.pre_exec(|| {
+            set_limits();
+            nix::unistd::setsid().map(|_| ()).map_err(io::Error::from)
+        });
+    }
     let spawn = |source| StartError::Spawn { exe: options.exe.clone(), source };
     let child = daemon.spawn().map_err(spawn)?;
     wait_until_ready(child, &report, &log, begin)
+}
+
+/// What `skep.service` sets, as far as it is allowed: containers inherit it, so they must not
+/// depend on the shell that the daemon was started from. Runs between fork and exec.
+fn set_limits() {
+    let infinity = nix::libc::RLIM_INFINITY;
+    for (resource, soft, hard) in [
+        (Resource::RLIMIT_NOFILE, FILES_SOFT, FILES_HARD),
+        (Resource::RLIMIT_NPROC, infinity, infinity),
+        (Resource::RLIMIT_CORE, infinity, infinity),
+    ] {
+        if setrlimit(resource, soft, hard).is_ok() {
+            continue;
+        }
+        // A container's root may raise nothing.
+        if let Ok((_, hard)) = getrlimit(resource)
+            && setrlimit(resource, soft.min(hard), hard).is_err()
+        {
+            // What it has is as good as it gets.
+        }
+    }
+    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    let file = nix::fcntl::open(c"/proc/self/oom_score_adj", flags, Mode::empty());
+    if let Ok(file) = file
+        && nix::unistd::write(&file, OOM_SCORE).is_err()
+    {
+        // Only less safe.
+    }
 }
 
 fn wait_until_ready(
@@ -271,6 +315,26 @@ mod tests {
         let named = options("/usr/bin/skep", Path::new("/srv/two"));
         assert_eq!(command(&named).len(), 6);
         assert_ne!(unit_name(&named), "skep");
+    }
+
+    #[test]
+    fn it_has_the_limits_of_the_unit() {
+        let root = std::env::temp_dir().join(format!("skep-start-limits-{}", std::process::id()));
+        std::fs::create_dir_all(&root).unwrap();
+        let binary = root.join("binary");
+        let script = "#!/bin/sh\nexec >&2\necho files $(ulimit -Sn) $(ulimit -Hn) core $(ulimit -Sc)\n\
+                      echo oom $(cat /proc/self/oom_score_adj)\nexit 3\n";
+        std::fs::write(&binary, script).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&binary, mode).unwrap();
+        let said = start_detached(&options(binary.to_str().unwrap(), &root)).unwrap_err();
+        let said = said.to_string();
+        std::fs::remove_dir_all(&root).unwrap();
+        assert!(said.contains("files 1024 1048576 core unlimited"), "{said}");
+        // A machine may refuse even root a lower score.
+        let lower = "echo -500 2>/dev/null >/proc/self/oom_score_adj";
+        let lower = Command::new("sh").args(["-c", lower]).stderr(Stdio::null()).status();
+        assert_eq!(said.contains("oom -500"), lower.unwrap().success(), "{said}");
     }
 
     #[test]
