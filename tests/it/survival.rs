@@ -1,5 +1,6 @@
 //! What a crash of the daemon, a reboot and a full disk may not break.
 
+use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -24,9 +25,57 @@ fn seed() -> u64 {
     seed
 }
 
+/// More descriptors of one kind than before that are no leak: connections that are just served.
+const OPEN_MORE_MAX: usize = 6;
+
 /// What a node has of the kernel: counted before and after.
-fn belongings(node: &Node) -> Vec<String> {
-    let mut all = Vec::new();
+#[derive(Debug, PartialEq, Eq)]
+struct Belongings {
+    all: Vec<String>,
+    /// The daemon's descriptors by kind.
+    open: BTreeMap<String, usize>,
+}
+
+fn descriptors(node: &Node) -> BTreeMap<String, usize> {
+    let mut open = BTreeMap::new();
+    let folder = format!("/proc/{}/fd", node.daemon_pid());
+    for entry in std::fs::read_dir(folder).expect("descriptors").flatten() {
+        // One may be closed meanwhile.
+        let Ok(target) = std::fs::read_link(entry.path()) else { continue };
+        let target = target.display().to_string();
+        let kind = match target.split_once(":[") {
+            Some((kind, _)) if !target.starts_with('/') && kind != "anon_inode" => kind.to_owned(),
+            _ if target.starts_with('/') => "file".to_owned(),
+            _ => target,
+        };
+        *open.entry(kind).or_default() += 1;
+    }
+    open
+}
+
+fn cgroups(node: &Node) -> Vec<String> {
+    let name = format!("skep-{}", skep::host::net::Names::new(&node.data_root()).tag);
+    let root = std::path::PathBuf::from("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(&root).expect("cgroups").flatten().map(|it| it.path());
+    let mut folders: Vec<_> = hierarchies
+        .chain([root])
+        .map(|path| path.join(&name))
+        .filter(|path| path.is_dir())
+        .collect();
+    let mut at = 0;
+    while at < folders.len() {
+        let below = std::fs::read_dir(&folders[at]).into_iter().flatten().flatten();
+        folders.extend(below.map(|entry| entry.path()).filter(|path| path.is_dir()));
+        at += 1;
+    }
+    folders.iter().map(|path| format!("cgroup {}", path.display())).collect()
+}
+
+fn belongings(node: &Node) -> Belongings {
+    let mut all = cgroups(node);
+    for entry in std::fs::read_dir(node.exec_root().join("runc")).expect("runc").flatten() {
+        all.push(format!("runc {}", entry.file_name().to_string_lossy()));
+    }
     let mounts = std::fs::read_to_string("/proc/mounts").expect("mounts");
     let root = node.dir.display().to_string();
     all.extend(
@@ -48,21 +97,26 @@ fn belongings(node: &Node) -> Vec<String> {
         all.push(format!("task {}", entry.file_name().to_string_lossy()));
     }
     all.sort();
-    all
+    Belongings { all, open: descriptors(node) }
 }
 
 /// Waits until the node has what it had before: nothing lost, nothing leaked.
-fn wait_for_belongings(node: &Node, before: &[String], when: &str) {
+fn wait_for_belongings(node: &Node, before: &Belongings, when: &str) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let now = belongings(node);
-        if now == before {
+        let allowed = |kind| before.open.get(kind).copied().unwrap_or(0) + OPEN_MORE_MAX;
+        let open = now.open.iter().all(|(kind, count)| *count <= allowed(kind));
+        if now.all == before.all && open {
             return;
         }
         if Instant::now() > deadline {
-            let leaked: Vec<_> = now.iter().filter(|item| !before.contains(item)).collect();
-            let lost: Vec<_> = before.iter().filter(|item| !now.contains(item)).collect();
-            panic!("{when}: leaked {leaked:#?}, lost {lost:#?}");
+            let leaked: Vec<_> = now.all.iter().filter(|item| !before.all.contains(item)).collect();
+            let lost: Vec<_> = before.all.iter().filter(|item| !now.all.contains(item)).collect();
+            panic!(
+                "{when}: leaked {leaked:#?}, lost {lost:#?}, open {:#?} and now {:#?}",
+                before.open, now.open
+            );
         }
         crate::node::pause();
     }
