@@ -5,7 +5,7 @@
 //! with `old S.N` the newest one that is to stop):
 //!
 //! ```text
-//! create S replicas=2 image=i port=80 hostport=90 ports=N delay=5 attempts=3 condition=none|on-failure
+//! create S replicas=2 image=i port=80 hostport=90 ports=N|80-90 delay=5 attempts=3 condition=none|on-failure
 //!        parallelism=1 order=start-first action=pause|continue|rollback constraint=a==b memory=N
 //!        retried=true mode=global env=K=V
 //! update S … | scale S N | rollback S | rm S
@@ -340,9 +340,14 @@ fn set(spec: &mut ServiceSpec, text: &str) {
                 spec.endpoint.ports = vec![fixture::port(published, mode)];
             }
             "ports" => {
-                let ports = 1_000..1_000 + value.parse::<u16>().expect("how many");
+                // A count from 1000 on, or a range.
+                let number = |text: &str| text.parse::<u16>().expect("a port");
+                let (first, last) = match value.split_once('-') {
+                    Some((first, last)) => (number(first), number(last)),
+                    None => (1_000, 999 + number(value)),
+                };
                 let publish = |published| fixture::port(published, PublishMode::Ingress);
-                spec.endpoint.ports = ports.map(publish).collect();
+                spec.endpoint.ports = (first..=last).map(publish).collect();
             }
             "delay" => spec.task.restart.delay = Span::from_secs(number()),
             "attempts" => spec.task.restart.max_attempts = number(),
