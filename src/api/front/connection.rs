@@ -160,6 +160,10 @@ async fn exchange(
     if head.upgrade && wants_duplex(path) {
         return Err(Refusal::new(501, format!("not implemented: {} {path}", head.method)));
     }
+    let place = if head.lasts() { Some(shared.place()) } else { None };
+    if matches!(place, Some(None)) {
+        return Err(Refusal::new(503, too_many_streams(shared.limits.streams)));
+    }
     let load = path == "/images/load";
     let limit = if load { shared.limits.load_bytes } else { shared.limits.body_bytes };
     if let Framing::Length(length) = head.framing
@@ -230,6 +234,13 @@ struct Progress {
 /// Endpoints that talk in both directions at once.
 fn wants_duplex(path: &str) -> bool {
     path.ends_with("/attach") || path.starts_with("/exec/") || path == "/session" || path == "/grpc"
+}
+
+fn too_many_streams(limit: usize) -> String {
+    format!(
+        "too many streams: {limit} followed logs, pulls and loads are under way; end one of them, \
+         or try again later"
+    )
 }
 
 fn too_large(limit: u64) -> Refusal {

@@ -3,6 +3,8 @@
 //! **Invariant.** What leaves [`RequestHead::to_upstream`] has exactly one framing, so the server
 //! behind the front and the front itself never disagree about where a request ends.
 
+use crate::api::query::Query;
+
 /// Most headers of one message.
 pub(super) const HEADERS_MAX: usize = 100;
 
@@ -195,6 +197,18 @@ impl RequestHead {
         }
     }
 
+    /// Whether its answer may take as long as the client likes.
+    #[must_use]
+    pub(super) fn lasts(&self) -> bool {
+        let path = self.plain_path();
+        let query = || Query::parse(self.target.split_once('?').map_or("", |(_, query)| query));
+        match path {
+            "/images/create" | "/images/load" => true,
+            // A query that cannot be read is refused at once.
+            _ => path.ends_with("/logs") && query().is_ok_and(|query| query.flag("follow")),
+        }
+    }
+
     /// The head for the server behind the front: one request, then the end.
     #[must_use]
     pub(super) fn to_upstream(&self, connection: u64, framing: Framing) -> String {
@@ -321,6 +335,22 @@ mod tests {
         ] {
             let head = head(&format!("GET {target} HTTP/1.1\r\n\r\n")).unwrap();
             assert_eq!(head.plain_path(), plain);
+        }
+    }
+
+    #[test]
+    fn what_lasts_is_known_by_its_head() {
+        for (target, lasts) in [
+            ("/v1.41/services/web/logs?stdout=1&follow=1", true),
+            ("/tasks/x/logs?follow=true", true),
+            ("/services/web/logs?stdout=1&follow=0", false),
+            ("/services/web/logs", false),
+            ("/v1.41/images/create?fromImage=x", true),
+            ("/images/load", true),
+            ("/services?follow=1", false),
+        ] {
+            let head = head(&format!("GET {target} HTTP/1.1\r\n\r\n")).unwrap();
+            assert_eq!(head.lasts(), lasts, "{target}");
         }
     }
 

@@ -7,6 +7,7 @@
 //!
 //! **Over the limit** the connection that has been silent for longest between two requests, or
 //! before its first, makes room; if none has been silent for [`EVICT_AFTER`], the new one gets 503.
+//! Requests that last have a lower limit of their own, [`Limits::streams`].
 
 mod chunk;
 mod connection;
@@ -39,6 +40,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Limits {
     /// Connections at once.
     pub connections: usize,
+    /// Of these, followed logs, pulls and loads: they last, and short requests must find room.
+    pub streams: usize,
     /// Bytes of a request's head.
     pub head_bytes: usize,
     /// Bytes of a request's body.
@@ -59,6 +62,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 64,
+            streams: 32,
             head_bytes: 64 << 10,
             body_bytes: 4 << 20,
             load_bytes: 32 << 30,
@@ -105,8 +109,30 @@ struct Shared {
     upstream: PathBuf,
     clients: Clients,
     table: RefCell<BTreeMap<u64, Entry>>,
+    /// Requests under way that last.
+    streams: Cell<usize>,
     /// Connections that are being turned away.
     leaving: Cell<usize>,
+}
+
+/// The place of one request that lasts; free again when it is dropped.
+struct Place<'a>(&'a Cell<usize>);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Shared {
+    /// A place among [`Limits::streams`]; `None` when all are taken.
+    fn place(&self) -> Option<Place<'_>> {
+        if self.streams.get() >= self.limits.streams {
+            return None;
+        }
+        self.streams.set(self.streams.get() + 1);
+        Some(Place(&self.streams))
+    }
 }
 
 /// One connection.
@@ -134,6 +160,7 @@ pub fn run(
         upstream,
         clients,
         table: RefCell::default(),
+        streams: Cell::new(0),
         leaving: Cell::new(0),
     });
     let executor = LocalExecutor::new();

@@ -384,6 +384,46 @@ fn a_followed_log_arrives_as_it_is_written_and_ends_with_its_client() {
     }
 }
 
+#[test]
+fn a_volume_is_not_left_by_a_path_in_it() {
+    let server = Server::new();
+    for (subpath, wanted) in [("a/../..", "400"), ("/etc", "400"), ("a/..b", "201")] {
+        let body = format!(
+            "{{\"Name\":\"web\",\"TaskTemplate\":{{\"ContainerSpec\":{{\"Image\":\"x\",\"Mounts\":[{{\
+             \"Type\":\"volume\",\"Source\":\"v\",\"Target\":\"/x\",\"VolumeOptions\":{{\"Subpath\":\
+             \"{subpath}\"}}}}]}}}}}}"
+        );
+        let head = "POST /services/create HTTP/1.1\r\nContent-Type: application/json\r\n";
+        let length = body.len();
+        let create = format!("{head}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+        let answer = server.raw(create.as_bytes());
+        assert_eq!(status(&answer), wanted, "{subpath}: {answer}");
+        assert_eq!(wanted == "400", answer.contains("subpath must be a relative path"), "{answer}");
+    }
+}
+
+#[test]
+fn followers_leave_room_for_others() {
+    let log = [Some((false, "one\n")), None, Some((false, "two\n"))];
+    let server = Server::with(Limits::default(), |folder| Twin::new(folder).writing(&log));
+    let body = "{\"Name\":\"web\",\"TaskTemplate\":{\"ContainerSpec\":{\"Image\":\"x\"}}}";
+    let head = "POST /services/create HTTP/1.1\r\nContent-Type: application/json\r\n";
+    let length = body.len();
+    let create = format!("{head}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+    assert_eq!(status(&server.raw(create.as_bytes())), "201");
+    let followers: Vec<_> = (0..80).filter_map(|_| followed(&server)).collect();
+    assert_eq!(followers.len(), Limits::default().streams);
+    let answer = server.raw(b"GET /services/web/logs?stdout=1&follow=1 HTTP/1.1\r\n\r\n");
+    assert_eq!(status(&answer), "503");
+    assert!(answer.contains("too many streams: 32 followed logs, pulls and loads"), "{answer}");
+    for path in ["/_ping", "/services", "/services/web/logs?stdout=1&tail=0"] {
+        let answer =
+            server.raw(format!("GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n").as_bytes());
+        assert_eq!(status(&answer), "200", "{path}: {answer}");
+    }
+    drop(followers);
+}
+
 /// A client that follows and has got what there is; none where the server is full.
 fn followed(server: &Server) -> Option<UnixStream> {
     let mut stream = server.connect();
