@@ -118,13 +118,11 @@ fn get<'a>(method: &str, first: &str, rest: &'a str) -> Option<Route<'a>> {
         ("networks", "") => Route::Networks,
         ("volumes", "") => Route::Volumes,
         ("images", "json") => Route::Images,
-        ("nodes", id) if single(id) => Route::Node(id),
-        ("services", id) if single(id) => Route::Service(id),
-        ("tasks", id) if single(id) => Route::Task(id),
-        ("networks", id) if single(id) => Route::Network(id),
-        ("volumes", name) if single(name) => Route::Volume(name),
-        ("services", rest) => Route::ServiceLogs(inner(rest, "logs").filter(|id| single(id))?),
-        ("tasks", rest) => Route::TaskLogs(inner(rest, "logs").filter(|id| single(id))?),
+        ("nodes", id) => Route::Node(id),
+        ("networks", id) => Route::Network(id),
+        ("volumes", name) => Route::Volume(name),
+        ("services", rest) => inner(rest, "logs").map_or(Route::Service(rest), Route::ServiceLogs),
+        ("tasks", rest) => inner(rest, "logs").map_or(Route::Task(rest), Route::TaskLogs),
         ("images", rest) => Route::Image(inner(rest, "json")?),
         ("distribution", rest) => Route::Distribution(inner(rest, "json")?),
         _ => return None,
@@ -143,7 +141,7 @@ fn post<'a>(first: &str, rest: &'a str) -> Option<Route<'a>> {
         ("images", "prune") => Route::ImagesPrune,
         ("volumes", "create") => Route::VolumeCreate,
         ("volumes", "prune") => Route::VolumesPrune,
-        ("services", rest) => Route::ServiceUpdate(inner(rest, "update").filter(|id| single(id))?),
+        ("services", rest) => Route::ServiceUpdate(inner(rest, "update")?),
         _ => return None,
     };
     Some(route)
@@ -151,19 +149,17 @@ fn post<'a>(first: &str, rest: &'a str) -> Option<Route<'a>> {
 
 fn delete<'a>(first: &str, rest: &'a str) -> Option<Route<'a>> {
     let route = match (first, rest) {
-        ("services", id) if single(id) => Route::ServiceRemove(id),
-        ("volumes", name) if single(name) => Route::VolumeRemove(name),
-        ("images", name) if !name.is_empty() => Route::ImageRemove(name),
+        (_, "") => return None,
+        ("services", id) => Route::ServiceRemove(id),
+        ("volumes", name) => Route::VolumeRemove(name),
+        ("images", name) => Route::ImageRemove(name),
         _ => return None,
     };
     Some(route)
 }
 
-fn single(name: &str) -> bool {
-    !name.is_empty() && !name.contains('/')
-}
-
-/// What stands before `/LAST`; image names may hold slashes.
+/// What stands before `/LAST`. Names of images hold slashes; with one in it another name is one
+/// that nothing has, and is told so.
 fn inner<'a>(rest: &'a str, last: &str) -> Option<&'a str> {
     rest.strip_suffix(last)?.strip_suffix('/').filter(|name| !name.is_empty())
 }
@@ -181,6 +177,10 @@ mod tests {
             ("HEAD", "/info", Route::NotFound),
             ("GET", "/services", Route::Services),
             ("GET", "/services/web", Route::Service("web")),
+            ("GET", "/services/a/b", Route::Service("a/b")),
+            ("DELETE", "/services/a/b", Route::ServiceRemove("a/b")),
+            ("DELETE", "/services/", Route::NotFound),
+            ("POST", "/services/a/b/update", Route::ServiceUpdate("a/b")),
             ("GET", "/services/create", Route::Service("create")),
             ("POST", "/services/create", Route::ServiceCreate),
             ("POST", "/services/web/update", Route::ServiceUpdate("web")),

@@ -46,7 +46,8 @@ pub(super) fn create(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, 
     if !asked.driver_opts.is_empty() {
         return Err(ApiError::unimplemented("options of volumes"));
     }
-    let made = engine.volume_create(&asked.name, &asked.labels)?;
+    let name = if asked.name.is_empty() { random_name()? } else { asked.name };
+    let made = engine.volume_create(&name, &asked.labels)?;
     Ok(Reply::json_with(201, &volume(made)))
 }
 
@@ -82,6 +83,14 @@ pub(super) fn prune(engine: &dyn Engine, call: &Call<'_>) -> Result<Reply, ApiEr
         }
     }
     Ok(Reply::json(&report))
+}
+
+/// A name as Docker gives one where the user gives none.
+fn random_name() -> Result<String, ApiError> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| ApiError::new(500, format!("making a volume's name: {error}")))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Docker's names of volumes that nobody named: 64 hexadecimal digits.

@@ -59,7 +59,7 @@ pub struct Inspect {
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "ls")]
 pub struct Ls {
-    /// provide filter values (e.g. "dangling=true")
+    /// provide filter values (e.g. "label=<label>")
     #[argh(option, arg_name = "filter", from_str_fn(value::filter), short = 'f')]
     pub filter: Vec<Filter>,
     /// format output: "table", "table TEMPLATE", "json" or a Go template

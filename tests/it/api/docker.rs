@@ -170,9 +170,31 @@ fn refusals_in_dockers_words() {
             assert!(error.contains(wanted), "{arguments:?}: {error}");
             assert!(error.starts_with("Error response from daemon: rpc error: code = "), "{error}");
         }
+        for mount in ["type=nfs", "o=addr=10.0.0.9"] {
+            let mount = format!("type=volume,source=a,target=/x,volume-opt={mount}");
+            let error = docker.fails(&created(&["b", "--mount", &mount, "x/y:1"]));
+            assert!(error.contains("not implemented: options of volumes"), "{error}");
+        }
+        let error = docker.fails(&created(&["b", "-p", "31000-60000:1-29001", "x/y:1"]));
+        assert!(error.contains("29001 published ports are more than the 4096"), "{error}");
         assert!(docker.fails(&["service", "ls", "-f", "bogus=1"]).contains("'bogus'"));
         assert!(docker.fails(&["service", "rm", "nope"]).contains("nope"));
         assert_eq!(docker.ok(&["service", "ls", "-q"]).lines().count(), 1, "nothing was changed");
+    });
+}
+
+#[test]
+fn health_checks_that_do_not_run_are_warned_of() {
+    each(|docker, _| {
+        let output = docker.run(&created(&["web", "--health-cmd", "true", "x/web:1"]));
+        assert!(output.err.contains("health checks are kept but not run yet"), "{}", output.err);
+        let output = docker.run(&created(&["off", "--no-healthcheck", "x/web:1"]));
+        assert_eq!(output.err, "");
+        let update = ["service", "update", "-d", "--no-resolve-image"];
+        let output = docker.run(&[&update[..], &["--label-add", "a=b", "web"]].concat());
+        assert_eq!(output.err, "");
+        let output = docker.run(&[&update[..], &["--health-retries", "9", "web"]].concat());
+        assert!(output.err.contains("health checks are kept but not run yet"), "{}", output.err);
     });
 }
 
@@ -232,6 +254,10 @@ fn images_and_volumes() {
             docker.ok(&["volume", "inspect", "--format", "{{.Mountpoint}} {{.Labels}}", "data"]);
         assert_eq!(place, "/var/lib/skep/volumes/data map[a:b]\n");
         assert_eq!(docker.ok(&["volume", "rm", "data"]), "data\n");
+        let made = docker.ok(&["volume", "create"]).trim().to_owned();
+        assert!(made.len() == 64 && made.bytes().all(|b| b.is_ascii_hexdigit()), "{made}");
+        assert_ne!(docker.ok(&["volume", "create"]).trim(), made);
+        docker.ok(&["volume", "inspect", &made]);
         assert!(docker.fails(&["volume", "inspect", "data"]).contains("data"));
         assert!(docker.ok(&["network", "ls"]).contains("ingress"));
     });
