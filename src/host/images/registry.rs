@@ -3,7 +3,7 @@
 //!
 //! An agent lives as long as its session, so that an idle node holds no connection and no roots.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -434,16 +434,20 @@ pub(super) fn transport(doing: &'static str, url: &str, source: ureq::Error) -> 
     ImageError::Transport { doing, url: url.to_owned(), source: Box::new(source) }
 }
 
-/// Errors that another try may not meet.
+/// Errors that another try may not meet. Where nobody listens or no way leads, and where the
+/// certificate is not trusted, the user waits for nothing.
 fn is_passing(error: &ureq::Error) -> bool {
-    matches!(
-        error,
-        ureq::Error::Io(_)
-            | ureq::Error::Timeout(_)
-            | ureq::Error::ConnectionFailed
-            | ureq::Error::HostNotFound
-            | ureq::Error::Protocol(_)
-    )
+    match error {
+        ureq::Error::Io(error) => !matches!(
+            error.kind(),
+            ErrorKind::ConnectionRefused
+                | ErrorKind::NetworkUnreachable
+                | ErrorKind::HostUnreachable
+                | ErrorKind::InvalidData
+        ),
+        ureq::Error::Timeout(_) | ureq::Error::Protocol(_) => true,
+        _ => false,
+    }
 }
 
 fn is_passing_status(status: StatusCode) -> bool {

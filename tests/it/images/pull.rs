@@ -434,3 +434,14 @@ fn https_is_checked_against_ones_own_authority() {
     attempt(&plain, own()).unwrap_err();
     attempt(&plain, insecure(plain.address.to_string())).unwrap();
 }
+
+#[test]
+fn where_nobody_listens_nothing_is_tried_again() {
+    let dir = Dir::new();
+    let registry = RegistryConfig { backoff: std::time::Duration::from_secs(60), ..config() };
+    let store = ImageStore::open(&dir.path("store"), Platform::host(), registry).unwrap();
+    let begun = std::time::Instant::now();
+    let refused = pull(&store, "127.0.0.1:1/x:1").0.unwrap_err();
+    assert!(refused.contains("127.0.0.1:1"), "{refused}");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
+}
