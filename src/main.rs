@@ -1,5 +1,7 @@
 //! Picks the face of the one binary: command line, daemon, proxy, shim, init or hello.
 
+use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -7,6 +9,7 @@ use skep::base::chain;
 use skep::cli::{self, Hooks, StartOptions};
 use skep::daemon::handle::Handle;
 use skep::daemon::{Fatal, StopApi};
+use skep::host::address;
 use skep::host::start::{self, DaemonOptions};
 
 fn main() -> ExitCode {
@@ -16,11 +19,18 @@ fn main() -> ExitCode {
     if Path::new(&name).file_name().is_some_and(|name| name == "docker-init") {
         return skep::shim::init::run(raw);
     }
-    if raw.next().is_some_and(|face| face == "shim") {
-        return skep::shim::run(raw);
+    let raw: Vec<OsString> = raw.collect();
+    if let [face, flag, ..] = raw.as_slice()
+        && (flag == "--help" || flag == "-h")
+        && let Some(usage) = usage(face)
+    {
+        return printed(usage);
+    }
+    if raw.first().is_some_and(|face| face == "shim") {
+        return skep::shim::run(raw.into_iter().skip(1));
     }
     let mut args = Vec::new();
-    for arg in std::env::args_os().skip(1) {
+    for arg in raw {
         match arg.into_string() {
             Ok(arg) => args.push(arg),
             Err(arg) => return cli::refuse_argument(&arg),
@@ -30,7 +40,36 @@ fn main() -> ExitCode {
     match words.split_first() {
         Some((&"proxy", rest)) => skep::proxy::run(rest),
         Some((&"hello", _)) => skep::hello::run(),
-        Some(_) | None => cli::run(args, Hooks { start_daemon, run_daemon }),
+        Some(_) | None => cli::run(args, Hooks { start_daemon, check_addresses, run_daemon }),
+    }
+}
+
+/// What the faces are that nobody starts by hand.
+fn usage(face: &OsStr) -> Option<&'static str> {
+    match face.to_str()? {
+        "shim" => Some(
+            "Usage:  skep shim FOLDER
+
+Keep one container's output and its end. The daemon starts one for each container; nobody else does.
+",
+        ),
+        "hello" => Some(
+            "Usage:  skep hello
+
+Be the web server of the image skep/hello: tells on every path who answers.
+
+Environment:
+  PORT   Port to listen on (default 80)
+",
+        ),
+        _ => None,
+    }
+}
+
+fn printed(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
@@ -48,6 +87,10 @@ fn start_daemon(options: &StartOptions) -> Result<(), String> {
         exec_root: options.exec_root.clone(),
     };
     start::start_daemon(&options).map_err(|err| chain::text(&err))
+}
+
+fn check_addresses(advertise: &str, listen: &str) -> Result<(), String> {
+    address::choose(advertise, listen).map(drop)
 }
 
 fn start_api(handle: Handle, socket: &Path, internal: &Path) -> Result<StopApi, Fatal> {

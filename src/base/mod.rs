@@ -3,6 +3,7 @@
 pub mod chain;
 pub mod duration;
 pub mod id;
+pub mod nearest;
 pub mod rng;
 pub mod shim_wire;
 pub mod time;

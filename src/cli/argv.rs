@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use argh::{CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality};
 
-use super::{nearest, parse};
+use super::{absent, parse};
+use crate::base::nearest;
 
 /// A command line that argh understands.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,10 +32,12 @@ pub enum Stop {
     Version,
     /// A flag that is wrong; exit code 125.
     Flag(Box<Place>, String, Option<String>),
-    /// Flags that do not go together; exit code 1.
-    Rule(&'static str),
+    /// Flags that do not go together, a name that is empty; exit code 1.
+    Rule(String),
     /// Too few or too many arguments; exit code 1.
     Count(Box<Place>, String),
+    /// Docker has this command; exit code 1.
+    Absent(String),
     /// No such command.
     Unknown(Box<Place>, String, Option<String>),
 }
@@ -101,6 +104,7 @@ pub fn normalise(tree: CommandInfoWithArgs, args: &[String]) -> Result<Invocatio
         return Err(Stop::Count(Box::new(place), why));
     }
     check_rollback(&place, &flags)?;
+    check_names(synopsis, &words)?;
     out.extend(flags.rewritten());
     out.push("--".to_owned());
     out.extend(words);
@@ -122,6 +126,9 @@ fn descend(place: Place, name: &str) -> Result<Place, Stop> {
             let info = info.commands.swap_remove(at).command;
             let path = format!("{} {}", place.path, info.name).trim_start().to_owned();
             Ok(Place { path, info })
+        }
+        None if absent::is_absent(&place.path, name) => {
+            Err(Stop::Absent(format!("{} {name}", super::help::command(&place))))
         }
         None => {
             let known = place.info.commands.iter().map(|sub| sub.name);
@@ -166,16 +173,32 @@ fn check_count(place: &Place, synopsis: &str, count: usize) -> Result<(), String
     Err(format!("\"skep {}\" {rule}", place.path))
 }
 
+/// An empty name would become the path of the whole list.
+fn check_names(synopsis: &str, words: &[String]) -> Result<(), Stop> {
+    let kind = match synopsis.split(' ').next().unwrap_or("").trim_matches(['[', ']', '.']) {
+        "SERVICE" | "SERVICE|TASK" => "service",
+        "NODE" | "self|NODE" => "node",
+        // `volume create ''` makes a name.
+        "VOLUME" if synopsis != "[VOLUME]" => "volume",
+        "IMAGE" if !synopsis.contains("[COMMAND]") => "image",
+        _ => return Ok(()),
+    };
+    if words.iter().all(|word| !word.trim().is_empty()) {
+        return Ok(());
+    }
+    Err(Stop::Rule(format!("invalid {kind} name or ID: value is empty")))
+}
+
 /// A service goes back to a whole spec: what other flags ask for would be lost.
 fn check_rollback(place: &Place, flags: &Flags) -> Result<(), Stop> {
-    let rollback = flags.given.get("rollback").and_then(|(_, values)| values.last());
-    if place.path != "service update" || rollback.is_none_or(|value| value != "true") {
-        return Ok(());
+    let rollback = flags.given.get("--rollback").and_then(|(_, values)| values.last());
+    let rollback = rollback.is_some_and(|value| parse::value::boolean(value) == Ok(true));
+    let alone =
+        || flags.given.keys().all(|name| matches!(*name, "--rollback" | "--detach" | "--quiet"));
+    if place.path == "service update" && rollback && !alone() {
+        return Err(Stop::Rule("other flags may not be combined with --rollback".to_owned()));
     }
-    if flags.given.keys().all(|name| matches!(*name, "rollback" | "detach" | "quiet")) {
-        return Ok(());
-    }
-    Err(Stop::Rule("other flags may not be combined with --rollback"))
+    Ok(())
 }
 
 /// The flags of one command as they are met; a later value of a single flag replaces the earlier.

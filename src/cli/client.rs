@@ -44,7 +44,12 @@ pub enum Payload<'a> {
     /// JSON text.
     Json(Vec<u8>),
     /// A tar archive of unknown length, in chunks.
-    Tar(&'a mut dyn Read),
+    Tar {
+        /// Where it is read from.
+        from: &'a mut dyn Read,
+        /// That place's name, for an error.
+        what: &'a str,
+    },
 }
 
 /// An answer whose body was not read yet.
@@ -62,7 +67,7 @@ impl fmt::Debug for Payload<'_> {
         f.write_str(match self {
             Self::None => "None",
             Self::Json(_) => "Json",
-            Self::Tar(_) => "Tar",
+            Self::Tar { .. } => "Tar",
         })
     }
 }
@@ -142,7 +147,12 @@ impl Client {
         let mut socket = self.connect()?;
         let broken = |source| CliError::Connection { request: request.clone(), source };
         socket.set_read_timeout(secs.map(Duration::from_secs)).map_err(broken)?;
-        let sent = write_request(&mut socket, method, target, payload);
+        let sent = match write_request(&mut socket, method, target, payload) {
+            // The daemon waits for the rest of what cannot be read here: no answer would come.
+            Err(Unsent::Source(error)) => return Err(error),
+            Err(Unsent::Socket(source)) => Err(source),
+            Ok(()) => Ok(()),
+        };
         // A daemon that refuses early answers before it has read everything.
         let answer = read_answer(socket, &request);
         match (sent, answer) {
@@ -167,12 +177,26 @@ fn versioned(path: &str) -> String {
     format!("/v{API_VERSION}{path}")
 }
 
+/// Why a request did not leave as a whole.
+enum Unsent {
+    /// What was to be sent cannot be read.
+    Source(CliError),
+    /// The daemon does not take it.
+    Socket(io::Error),
+}
+
+impl From<io::Error> for Unsent {
+    fn from(source: io::Error) -> Self {
+        Self::Socket(source)
+    }
+}
+
 fn write_request(
     socket: &mut UnixStream,
     method: &str,
     target: &str,
     payload: Payload<'_>,
-) -> io::Result<()> {
+) -> Result<(), Unsent> {
     let agent = env!("CARGO_PKG_VERSION");
     let mut head = format!(
         "{method} {target} HTTP/1.1\r\nHost: skep\r\nUser-Agent: skep/{agent}\r\n\
@@ -181,11 +205,11 @@ fn write_request(
     match payload {
         Payload::None if method == "GET" => {
             head.push_str("\r\n");
-            socket.write_all(head.as_bytes())
+            Ok(socket.write_all(head.as_bytes())?)
         }
         Payload::None => {
             head.push_str("Content-Length: 0\r\n\r\n");
-            socket.write_all(head.as_bytes())
+            Ok(socket.write_all(head.as_bytes())?)
         }
         Payload::Json(json) => {
             let length = json.len();
@@ -194,22 +218,31 @@ fn write_request(
             ));
             let mut all = head.into_bytes();
             all.extend(json);
-            socket.write_all(&all)
+            Ok(socket.write_all(&all)?)
         }
-        Payload::Tar(from) => {
+        Payload::Tar { from, what } => {
             head.push_str("Content-Type: application/x-tar\r\nTransfer-Encoding: chunked\r\n\r\n");
             socket.write_all(head.as_bytes())?;
-            write_chunks(socket, from)
+            write_chunks(socket, from, what)
         }
     }
 }
 
-fn write_chunks(socket: &mut UnixStream, from: &mut dyn Read) -> io::Result<()> {
+fn write_chunks(
+    socket: &mut UnixStream,
+    from: &mut dyn Read,
+    what: &str,
+) -> Result<(), Unsent> {
     let mut buffer = vec![0; 64 << 10];
     loop {
-        let read = from.read(&mut buffer)?;
+        let read = match from.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(|source| {
+                Unsent::Source(CliError::Source { what: what.to_owned(), source })
+            })?,
+        };
         if read == 0 {
-            return socket.write_all(b"0\r\n\r\n");
+            return Ok(socket.write_all(b"0\r\n\r\n")?);
         }
         socket.write_all(format!("{read:x}\r\n").as_bytes())?;
         socket.write_all(&buffer[..read])?;

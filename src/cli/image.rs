@@ -68,8 +68,10 @@ pub fn pull(args: &Pull, ctx: &mut Context) -> Result<(), CliError> {
 
 /// Loads images from a tar archive.
 pub fn load(args: &Load, ctx: &mut Context) -> Result<(), CliError> {
+    let mut what = "standard input";
     let mut from: Box<dyn Read> = match args.input.as_deref() {
         Some(path) if !path.is_empty() => {
+            what = path;
             let open = File::open(path);
             Box::new(open.map_err(|source| CliError::File { path: path.to_owned(), source })?)
         }
@@ -80,7 +82,7 @@ pub fn load(args: &Load, ctx: &mut Context) -> Result<(), CliError> {
     };
     let quiet = args.quiet || !ctx.terminal;
     let path = format!("/images/load?quiet={}", u8::from(quiet));
-    let answer = ctx.client.stream("POST", &path, Payload::Tar(&mut from))?;
+    let answer = ctx.client.stream("POST", &path, Payload::Tar { from: &mut from, what })?;
     pull_progress::show(answer.body, ctx, false)
 }
 

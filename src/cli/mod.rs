@@ -3,6 +3,7 @@
 //! It talks to the daemon by the Engine API only and keeps no state of its own. One thread. What
 //! reaches outside that (starting a daemon, being one) comes in as [`Hooks`].
 
+pub mod absent;
 pub mod age;
 pub mod args;
 pub mod argv;
@@ -13,7 +14,6 @@ pub mod error;
 pub mod format;
 pub mod help;
 pub mod image;
-pub mod nearest;
 pub mod node;
 pub mod parse;
 pub mod pull_progress;
@@ -49,6 +49,9 @@ pub const HOST_VARIABLE: &str = "SKEP_HOST";
 pub struct Hooks {
     /// Starts a daemon and waits until it answers; an error says why it did not.
     pub start_daemon: fn(&StartOptions) -> Result<(), String>,
+    /// Whether addresses to advertise and to listen at, each empty when none was given, are such;
+    /// an error says why not.
+    pub check_addresses: fn(&str, &str) -> Result<(), String>,
     /// Is the daemon until it ends; gets the arguments behind `daemon` untouched.
     pub run_daemon: fn(Vec<String>) -> ExitCode,
 }
@@ -92,11 +95,11 @@ pub fn run(args: Vec<String>, hooks: Hooks) -> ExitCode {
 }
 
 fn execute(skep: Skep, hooks: &Hooks) -> Result<(), CliError> {
-    let host = skep
-        .host
-        .or_else(|| std::env::var(HOST_VARIABLE).ok())
-        .filter(|host| !host.is_empty())
-        .unwrap_or_else(|| DEFAULT_HOST.to_owned());
+    let given = skep.host.or_else(|| std::env::var(HOST_VARIABLE).ok());
+    let host = match given.filter(|host| !host.is_empty()) {
+        Some(host) => host,
+        None => swarm::default_host(&skep.command)?,
+    };
     let mut context = Context::new(&host)?;
     let ctx = &mut context;
     let done = match skep.command {
@@ -145,7 +148,10 @@ fn explain(stop: &Stop, columns: usize) -> (String, u8) {
             let near = near.unwrap_or_default();
             (format!("{why}\n{near}See '{} --help'.", help::command(place)), 125)
         }
-        Stop::Rule(why) => ((*why).to_owned(), 1),
+        Stop::Rule(why) => (why.clone(), 1),
+        Stop::Absent(command) => {
+            (format!("skep: '{command}' is a command of Docker that skep does not have yet"), 1)
+        }
         Stop::Count(place, why) => {
             let (command, usage) = (help::command(place), help::usage(place));
             let what = place.info.description;

@@ -5,8 +5,26 @@ use std::path::PathBuf;
 use super::args::swarm::{Init, Leave};
 use super::context::Context;
 use super::error::{CliError, plain};
-use super::{Hooks, StartOptions};
+use super::args::Command;
+use super::args::swarm::{Swarm, SwarmCommand};
+use super::{DEFAULT_HOST, Hooks, StartOptions};
 use crate::model::engine::swarm::{InitRequest, OrchestrationConfig, SwarmSpec};
+
+/// The socket where none was named: with `init --exec-root` that of the daemon to be started.
+pub fn default_host(command: &Command) -> Result<String, CliError> {
+    let (Command::Init(init)
+    | Command::Swarm(Swarm { command: SwarmCommand::Init(init) })) = command
+    else {
+        return Ok(DEFAULT_HOST.to_owned());
+    };
+    match init.exec_root.as_deref() {
+        None => Ok(DEFAULT_HOST.to_owned()),
+        Some(root) if root.starts_with('/') => {
+            Ok(format!("unix://{}/skep.sock", root.trim_end_matches('/')))
+        }
+        Some(root) => Err(plain(format!("--exec-root must be an absolute path, not {root:?}"))),
+    }
+}
 
 /// Starts a daemon where none answers and makes the machine a swarm of its own.
 pub fn init(args: Init, ctx: &mut Context, hooks: &Hooks) -> Result<(), CliError> {
@@ -20,6 +38,9 @@ pub fn init(args: Init, ctx: &mut Context, hooks: &Hooks) -> Result<(), CliError
     match ctx.client.ping() {
         Ok(()) => {}
         Err(CliError::NotRunning { host }) => {
+            let text = |address: &Option<String>| address.clone().unwrap_or_default();
+            let (advertise, listen) = (text(&args.advertise_addr), text(&args.listen_addr));
+            (hooks.check_addresses)(&advertise, &listen).map_err(plain)?;
             let options = StartOptions {
                 host,
                 data_root: args.data_root.as_ref().map(PathBuf::from),

@@ -1,5 +1,6 @@
 //! What acts: everything that blocks, fails or differs between two runs.
 
+pub mod address;
 pub mod cgroup_home;
 pub mod child;
 pub mod clock;

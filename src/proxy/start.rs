@@ -126,12 +126,14 @@ pub fn run(arguments: &[&str]) -> ExitCode {
             args
         }
         Err(early) => {
-            let (text, code) = match early.status {
-                Ok(()) => (early.output, ExitCode::SUCCESS),
-                Err(()) => (early.output, ExitCode::from(125)),
+            if early.status.is_err() {
+                say(&early.output);
+                return ExitCode::from(125);
+            }
+            return match std::io::stdout().write_all(early.output.as_bytes()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
             };
-            say(&text);
-            return code;
         }
     };
     // The daemon blocks the signals it waits for, and children inherit that: a proxy with SIGTERM

@@ -271,6 +271,14 @@ fn an_archive_is_streamed_from_stdin() {
         mock.run(&["image", "load", "-i", "/nope.tar"]),
         "[stderr] open /nope.tar: no such file or directory\n[rc=1]\n"
     );
+    // What cannot be read is told at once: the daemon would wait for the rest of it.
+    assert_eq!(
+        mock.run(&["image", "load", "-i", "/etc"]),
+        "[stderr] read /etc: is a directory\n[rc=1]\n"
+    );
+    let folder = std::fs::File::open("/etc").unwrap();
+    let output = mock.command(&["load"]).stdin(folder).output().unwrap();
+    assert_eq!(shown(&output), "[stderr] read standard input: is a directory\n[rc=1]\n");
 }
 
 #[test]
@@ -310,4 +318,59 @@ fn images_and_volumes() {
     assert_eq!(mock.sent("/volumes/create")["Labels"], json!({"a": "b"}));
     assert_eq!(mock.run(&["volume", "ls"]), "DRIVER    VOLUME NAME\nlocal     data\n[rc=0]\n");
     assert_eq!(mock.run(&["volume", "rm", "data"]), "data\n[rc=0]\n");
+}
+
+#[test]
+fn faces_that_nobody_starts_by_hand_have_a_usage() {
+    for face in ["hello", "shim", "proxy"] {
+        let text = shown(&skep(&[face, "--help"]).output().unwrap());
+        assert!(text.starts_with("Usage: ") && text.contains(face), "{text}");
+        assert!(text.ends_with("[rc=0]\n") && !text.contains("[stderr]"), "{text}");
+    }
+}
+
+#[test]
+fn init_checks_its_addresses_before_it_starts_a_daemon() {
+    let folder = std::env::temp_dir().join(format!("skep-init-{}", std::process::id()));
+    let root = folder.display().to_string();
+    for (flags, expected) in [
+        (
+            ["--advertise-addr", "nope"],
+            "[stderr] advertise address must be a non-zero IP address or network interface (with \
+             optional port number)\n[rc=1]\n",
+        ),
+        (
+            ["--listen-addr", "192.0.2.1:2377"],
+            "[stderr] failed to listen on remote API address: listen tcp 192.0.2.1:2377: bind: \
+             cannot assign requested address - --listen-addr must be an address of this \
+             machine\n[rc=1]\n",
+        ),
+    ] {
+        let mut init = skep(&["init", "--exec-root", &root, "--data-root", &root]);
+        let text = shown(&init.args(flags).stdin(Stdio::null()).output().unwrap());
+        assert_eq!(text, expected);
+        assert!(!folder.exists(), "nothing was started");
+    }
+    check(
+        &["init", "--exec-root", "run"],
+        &expect![[r#"
+            [stderr] --exec-root must be an absolute path, not "run"
+            [rc=1]
+        "#]],
+    );
+}
+
+#[test]
+fn init_asks_the_daemon_of_its_exec_root() {
+    let mock = Mock::start(vec![
+        ("/_ping", Answer::Json(200, "OK".to_owned())),
+        ("POST /v1.51/swarm/init", ok(json!("v5bmodh5enjrv3f2iucyvo5u4"))),
+    ]);
+    let folder = std::env::temp_dir().join(format!("skep-root-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let link = folder.join("skep.sock");
+    std::os::unix::fs::symlink(mock.host().trim_start_matches("unix://"), &link).unwrap();
+    let output = skep(&["init", "--exec-root", &folder.display().to_string()]).output().unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(shown(&output).starts_with("Swarm initialized: "), "{}", shown(&output));
 }

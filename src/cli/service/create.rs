@@ -1,6 +1,6 @@
 //! `service create`: flags into a `ServiceSpec`, the request, the wait.
 
-use super::{environment, image, progress, update};
+use super::{environment, health, image, progress, update};
 use crate::cli::CliError;
 use crate::cli::args::create::Create;
 use crate::cli::context::Context;
@@ -39,12 +39,6 @@ fn unsupported(args: &Create) -> Vec<(&'static str, bool)> {
         ("--config", !args.config.is_empty()),
         ("--credential-spec", args.credential_spec.is_some()),
         ("--generic-resource", !args.generic_resource.is_empty()),
-        ("--health-cmd", args.health_cmd.is_some()),
-        ("--health-interval", args.health_interval.is_some()),
-        ("--health-retries", args.health_retries.is_some()),
-        ("--health-start-interval", args.health_start_interval.is_some()),
-        ("--health-start-period", args.health_start_period.is_some()),
-        ("--health-timeout", args.health_timeout.is_some()),
         ("--isolation", args.isolation.as_deref().is_some_and(|kind| kind != "default")),
         ("--max-concurrent", args.max_concurrent.is_some()),
         ("--secret", !args.secret.is_empty()),
@@ -125,7 +119,8 @@ pub fn endpoint_mode(mode: Option<&str>) -> String {
 
 fn container(args: Create) -> Result<ContainerSpec, CliError> {
     let (add, drop) = update::capabilities(&args.cap_add, &args.cap_drop);
-    let healthcheck = (args.no_healthcheck == Some(true)).then(update::no_healthcheck);
+    let mut healthcheck = None;
+    health::apply(&mut healthcheck, &health::Flags::from(&args))?;
     Ok(ContainerSpec {
         image: args.image,
         labels: labels(&args.container_label),

@@ -2,6 +2,7 @@
 
 pub mod create;
 pub mod environment;
+pub mod health;
 pub mod image;
 pub mod inspect;
 pub mod lists;

@@ -1,13 +1,13 @@
 //! `service update`: reads the service, edits its spec by the flags, sends it back.
 
 use super::create::{self, endpoint_mode, refuse, spread};
-use super::{find, image, lists, path, progress};
+use super::{find, health, image, lists, path, progress};
 use crate::cli::CliError;
 use crate::cli::args::update::Update;
 use crate::cli::client::Client;
 use crate::cli::context::Context;
 use crate::cli::error::plain;
-use crate::model::engine::container_spec::{ContainerSpec, HealthConfig};
+use crate::model::engine::container_spec::ContainerSpec;
 use crate::model::engine::service::{ServiceSpec, ServiceUpdateResponse, UpdateConfig};
 use crate::model::engine::task::TaskSpec;
 
@@ -63,12 +63,6 @@ fn unsupported(args: &Update) -> Vec<(&'static str, bool)> {
         ("--credential-spec", args.credential_spec.is_some()),
         ("--generic-resource-add", !args.generic_resource_add.is_empty()),
         ("--generic-resource-rm", !args.generic_resource_rm.is_empty()),
-        ("--health-cmd", args.health_cmd.is_some()),
-        ("--health-interval", args.health_interval.is_some()),
-        ("--health-retries", args.health_retries.is_some()),
-        ("--health-start-interval", args.health_start_interval.is_some()),
-        ("--health-start-period", args.health_start_period.is_some()),
-        ("--health-timeout", args.health_timeout.is_some()),
         ("--isolation", args.isolation.as_deref().is_some_and(|kind| kind != "default")),
         ("--max-concurrent", args.max_concurrent.is_some()),
         ("--secret-add", !args.secret_add.is_empty()),
@@ -87,7 +81,9 @@ pub fn apply(spec: &mut ServiceSpec, args: &Update) -> Result<(), CliError> {
         }
     }
     task(&mut spec.task_template, args);
-    container(spec.task_template.container_spec.get_or_insert_default(), args);
+    let spec_of_container = spec.task_template.container_spec.get_or_insert_default();
+    health::apply(&mut spec_of_container.healthcheck, &health::Flags::from(args))?;
+    container(spec_of_container, args);
     let endpoint = spec.endpoint_spec.get_or_insert_default();
     if args.endpoint_mode.is_some() {
         endpoint.mode = endpoint_mode(args.endpoint_mode.as_deref());
@@ -159,11 +155,6 @@ fn container(spec: &mut ContainerSpec, args: &Update) {
     set(&mut spec.read_only, &args.read_only);
     set_some(&mut spec.stop_grace_period, &args.stop_grace_period);
     set(&mut spec.oom_score_adj, &args.oom_score_adj);
-    match args.no_healthcheck {
-        Some(true) => spec.healthcheck = Some(no_healthcheck()),
-        Some(false) => spec.healthcheck = None,
-        None => {}
-    }
     lists::map(&mut spec.labels, &args.container_label_rm, &args.container_label_add);
     lists::map(&mut spec.sysctls, &args.sysctl_rm, &args.sysctl_add);
     lists::env(&mut spec.env, &args.env_rm, &args.env_add);
@@ -233,11 +224,6 @@ fn named(list: &[String]) -> Vec<String> {
     names.sort();
     names.dedup();
     names
-}
-
-/// Switches off the check that an image brings.
-pub fn no_healthcheck() -> HealthConfig {
-    HealthConfig { test: vec!["NONE".to_owned()], ..HealthConfig::default() }
 }
 
 fn update_config(config: &mut Option<UpdateConfig>, args: &Update) {

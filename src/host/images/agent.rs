@@ -1,10 +1,10 @@
 //! The HTTP agent of a session: which authorities it trusts and how long it waits.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ureq::Agent;
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
 use super::error::{ImageError, Result};
 use super::registry::RegistryConfig;
@@ -28,11 +28,7 @@ pub(super) fn agent(config: &RegistryConfig, is_insecure: bool, bundled: bool) -
     let mut roots = Vec::new();
     let files = system_roots(config).into_iter().chain(&config.ca_files);
     for path in files.filter(|_| !bundled) {
-        let pem = fs::read(path).map_err(|e| ImageError::io("read certificates of", path, e))?;
-        roots.extend(parse_pem(&pem).filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        }));
+        roots.extend(certificates(path)?);
     }
     let roots = if roots.is_empty() { RootCerts::WebPki } else { roots.into() };
     let tls =
@@ -49,6 +45,19 @@ pub(super) fn agent(config: &RegistryConfig, is_insecure: bool, bundled: bool) -
         .timeout_per_write(Some(config.read_timeout))
         .build();
     Ok(config.new_agent())
+}
+
+/// The certificates in a file of PEM items; what else is in it is passed over.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>> {
+    let pem = fs::read(path).map_err(|e| ImageError::io("read certificates of", path, e))?;
+    let items = parse_pem(&pem).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    });
+    Ok(items.collect())
 }
 
 /// Whether the program's own authorities may know a registry that the files do not.

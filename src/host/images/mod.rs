@@ -38,6 +38,7 @@ mod tree;
 mod unpack;
 mod xattr;
 
+pub use agent::certificates;
 pub use auth::Credentials;
 pub use error::{ErrorKind, ImageError, Result};
 pub use gc::{InUse, PruneReport, Removed};

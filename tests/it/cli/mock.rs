@@ -177,7 +177,10 @@ fn write_answer(out: &mut UnixStream, answer: &Answer) -> std::io::Result<()> {
 fn read_chunks(from: &mut impl BufRead, body: &mut Vec<u8>) {
     loop {
         let mut size = String::new();
-        from.read_line(&mut size).unwrap();
+        if from.read_line(&mut size).unwrap() == 0 {
+            // The client could not read what it was to send.
+            return;
+        }
         let size = usize::from_str_radix(size.trim(), 16).unwrap();
         let mut chunk = vec![0; size + 2];
         from.read_exact(&mut chunk).unwrap();

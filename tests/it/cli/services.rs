@@ -211,6 +211,24 @@ fn create_pins_the_digest_or_warns() {
     assert!(!asked("distribution/skep"), "the image of the program itself is never pinned");
 }
 
+#[test]
+fn what_cannot_be_is_refused_before_a_registry_is_asked() {
+    let bad = "ContainerSpec: \"Not/An:Image:1\" is not a valid repository/tag";
+    let mock = Mock::start(vec![("/services/create", refused(400, bad))]);
+    assert_eq!(
+        mock.run(&["service", "create", "Not/An:Image:1"]),
+        format!("[stderr] Error response from daemon: {bad}\n[rc=1]\n")
+    );
+    let sent = mock.sent("/services/create");
+    assert_eq!(sent["TaskTemplate"]["ContainerSpec"]["Image"], "Not/An:Image:1");
+    assert_eq!(
+        mock.run(&["service", "create", "-p", "31000-60000:1-29001", "web:1"]),
+        "[stderr] EndpointSpec: 29001 published ports are more than the 4096 that a node can listen \
+         on; publish a smaller range\n[rc=1]\n"
+    );
+    assert_eq!(mock.seen().len(), 1);
+}
+
 fn attached(state: &str, update_status: Value) -> Mock {
     let mut service = service(1, 300_000_000);
     service["UpdateStatus"] = update_status;
