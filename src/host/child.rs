@@ -59,14 +59,13 @@ fn talk(child: &mut Child, mut input: &[u8], until: Instant) -> io::Result<Optio
     let end = process::pidfd(child.id()).ok();
     let mut stdin = child.stdin.take();
     let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
-    for fd in [
+    let pipes = [
         stdin.as_ref().map(AsFd::as_fd),
         stdout.as_ref().map(AsFd::as_fd),
         stderr.as_ref().map(AsFd::as_fd),
-    ] {
-        if let Some(fd) = fd {
-            fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        }
+    ];
+    for pipe in pipes.into_iter().flatten() {
+        fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
     let (mut out, mut err) = (Vec::new(), Vec::new());
     loop {

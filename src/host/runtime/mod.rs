@@ -43,6 +43,7 @@ pub mod runc;
 mod seccomp;
 mod shim_client;
 pub mod signals;
+mod started;
 mod user;
 pub mod volume;
 mod watch;

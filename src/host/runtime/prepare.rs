@@ -1,5 +1,4 @@
-//! Making a container: folders, volumes, root file system, bundle; then the shim that creates it;
-//! then its start.
+//! Making a container: folders, volumes, root file system, bundle; then the shim that creates it.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -15,7 +14,7 @@ use super::inputs::ContainerInputs;
 use super::mounts::{self, BindMount, INIT_PATH};
 use super::overlay::{make_dir, mount_root};
 use super::rootdir::RootDir;
-use super::shim_client::{Answer, ShimClient, is_final};
+use super::shim_client::ShimClient;
 use super::volume::Volumes;
 use super::{
     CREATE_LIMIT, Places, Runtime, SHIM_LIMIT, START_LIMIT, caps, has_shim, signals, try_lock, user,
@@ -248,120 +247,6 @@ impl Runtime {
             }
             nix::poll::poll(&mut [], 5u16).doing("wait for the shim in", &places.exec)?;
         }
-    }
-
-    /// Starts the container. Returns the host's number of its first process, 0 when that has
-    /// ended already.
-    ///
-    /// # Errors
-    /// With runc's words, or when there is no such container.
-    pub fn start(&self, task: TaskId) -> Result<u32, RuntimeError> {
-        let places = self.places(task);
-        let Some(client) = self.connect(&places)? else {
-            return self.ended_or_missing(task);
-        };
-        client.hello()?;
-        // One that does not even say how it is will not get on with the start.
-        if self.or_end(task, &places, client.wait_state(SHIM_LIMIT, |_| true))?.is_none() {
-            return self.ended_or_missing(task);
-        }
-        let asked = client.ask(Request::Start, START_LIMIT + SHIM_LIMIT);
-        match self.or_end(task, &places, asked)? {
-            Answer::Done => {}
-            Answer::Refused { text, .. } => return Err(RuntimeError::Runc(text)),
-            Answer::Gone => return self.ended_or_missing(task),
-        }
-        hit(Point::ContainerStarted);
-        client.hello()?;
-        let state = client.wait_state(SHIM_LIMIT, |_| true)?;
-        Ok(state.filter(|state| !is_final(state)).map_or(0, |state| state.pid))
-    }
-
-    /// A shim that has left did so because its container ran and ended.
-    fn ended_or_missing(&self, task: TaskId) -> Result<u32, RuntimeError> {
-        match self.exit_record(task)? {
-            Some(_) => Ok(0),
-            // Another try would find the same.
-            None => {
-                let text = "the container was not started: its shim is gone";
-                Err(RuntimeError::Runc(text.to_owned()))
-            }
-        }
-    }
-
-    /// Hands an answer on; a shim that gave none is ended with its container, which has not run:
-    /// the next try finds a clean place.
-    fn or_end<T>(
-        &self,
-        task: TaskId,
-        places: &Places,
-        answer: Result<T, RuntimeError>,
-    ) -> Result<T, RuntimeError> {
-        if let Err(err) = &answer {
-            log::warn!("task {task}: {}; killing it", err.full_text());
-            self.end_by_force(task, places)?;
-        }
-        answer
-    }
-
-    /// Sends a signal to the container's first process. False when there is none any more.
-    ///
-    /// # Errors
-    /// When the shim does not answer or the signal is none.
-    pub fn signal(&self, task: TaskId, number: i32) -> Result<bool, RuntimeError> {
-        let places = self.places(task);
-        let until = Instant::now() + SHIM_LIMIT;
-        while let Some(client) = self.connect(&places)? {
-            match client.ask(Request::Signal { number }, SHIM_LIMIT)? {
-                Answer::Done => return Ok(true),
-                Answer::Refused { errno: nix::errno::Errno::ESRCH, .. } => return Ok(false),
-                Answer::Refused { text, .. } => {
-                    return Err(RuntimeError::Shim(format!("cannot send signal {number}: {text}")));
-                }
-                Answer::Gone if Instant::now() >= until => {
-                    return Err(RuntimeError::Shim("closes every connection".to_owned()));
-                }
-                // It left, or had no place for one more connection.
-                Answer::Gone => {
-                    nix::poll::poll(&mut [], 2u16).doing("wait for the shim in", &places.exec)?;
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// Asks the container to stop, with the signal it was prepared with.
-    ///
-    /// # Errors
-    /// As [`signal`](Self::signal).
-    pub fn stop(&self, task: TaskId) -> Result<bool, RuntimeError> {
-        let name = std::fs::read_to_string(self.places(task).stop_signal()).unwrap_or_default();
-        let number = signals::number(&name).unwrap_or(nix::libc::SIGTERM);
-        self.signal(task, number)
-    }
-
-    /// Ends the container: its first process and with it all others. Where its shim does not do
-    /// that, the shim ends too, and how the container ended is not known.
-    ///
-    /// # Errors
-    /// When something cannot be killed.
-    pub fn kill(&self, task: TaskId) -> Result<bool, RuntimeError> {
-        self.signal(task, nix::libc::SIGKILL).or_else(|err| {
-            log::warn!("task {task}: {}; killing it", err.full_text());
-            self.end_by_force(task, &self.places(task))?;
-            Ok(true)
-        })
-    }
-
-    /// Log entries that a running container's shim wrote and dropped.
-    ///
-    /// # Errors
-    /// When the shim does not answer.
-    pub fn log_counts(&self, task: TaskId) -> Result<Option<(u64, u64)>, RuntimeError> {
-        let Some(client) = self.connect(&self.places(task))? else { return Ok(None) };
-        client.hello()?;
-        let state = client.wait_state(SHIM_LIMIT, |_| true)?;
-        Ok(state.map(|state| (state.log_written, state.log_dropped)))
     }
 }
 
