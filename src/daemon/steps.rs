@@ -190,7 +190,11 @@ impl Steps {
             err: format!("invalid reference format: {err}"),
             temporary: false,
         })?;
-        Ok(self.images.pull(&reference, None, &mut |_| {})?)
+        self.images.pull(&reference, None, &mut |_| {}).map_err(|err| {
+            // Docker's words first, which people look for; then why.
+            let failed = Failed::from(err);
+            Failed { err: format!("No such image: {name}: {}", failed.err), ..failed }
+        })
     }
 
     fn view(&self, image: &ImageRecord) -> Result<ImageView, Failed> {

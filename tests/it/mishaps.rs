@@ -1,5 +1,8 @@
 //! Mishaps beside a crash: a second daemon on the same folders, a swarm left too early, a damaged
-//! file, a proxy that cannot be started for a while.
+//! file, a proxy that cannot be started for a while, many writers on a full disk.
+
+use std::process::Stdio;
+use std::time::Duration;
 
 use crate::node::{Node, must};
 use crate::service::{kill, task_pid};
@@ -111,4 +114,48 @@ fn a_proxy_that_cannot_be_started_is_tried_again() {
     std::fs::rename(&aside, &program).expect("rename");
     node.wait("the port answers again", || node.get("127.0.0.1:8080"));
     assert_eq!(node.wait_running("web", 1)[0]["Status"]["Err"], serde_json::Value::Null);
+}
+
+#[test]
+fn many_writers_on_a_full_disk_leave_a_log_that_goes_on() {
+    let node = Node::start_on_small_disk(60 << 20);
+    node.ok(&["init", "--advertise-addr", "127.0.0.1"]);
+    let ballast = node.data_root().join("ballast");
+    // Specs of some KB, so that the log soon needs another block.
+    let label = "x".repeat(6_000);
+    for round in 0..4 {
+        node.fill(&ballast);
+        let names: Vec<String> = (0..20).map(|n| format!("r{round}n{n}")).collect();
+        let mut writers: Vec<_> = names
+            .iter()
+            .map(|name| {
+                node.command("sh")
+                    .args(["-c", r#"for i in 1 2 3 4 5 6; do "$0" service create -q -d --replicas 0 --label "a=$1" --name "$2-$i" skep/hello; done; exit 0"#])
+                    .args([crate::node::SKEP, &label, name])
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .expect("sh")
+            })
+            .collect();
+        // Space comes back while they are at it.
+        std::thread::sleep(Duration::from_millis(300));
+        std::fs::remove_file(&ballast).expect("ballast");
+        for writer in &mut writers {
+            writer.wait().expect("sh");
+        }
+        node.ok(&[
+            "service",
+            "create",
+            "-q",
+            "-d",
+            "--replicas",
+            "0",
+            "--name",
+            &format!("after{round}"),
+            "skep/hello",
+        ]);
+    }
+    assert!(node.daemon_log().contains("no space left"), "the disk was full");
+    assert!(!node.daemon_log().contains("does not follow the log"), "{}", node.daemon_log());
 }

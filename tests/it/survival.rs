@@ -396,50 +396,6 @@ fn after_a_reboot_the_last_known_set_runs_again() {
 }
 
 #[test]
-fn many_writers_on_a_full_disk_leave_a_log_that_goes_on() {
-    let node = Node::start_on_small_disk(60 << 20);
-    node.ok(&["init", "--advertise-addr", "127.0.0.1"]);
-    let ballast = node.data_root().join("ballast");
-    // Specs of some KB, so that the log soon needs another block.
-    let label = "x".repeat(6_000);
-    for round in 0..4 {
-        node.fill(&ballast);
-        let names: Vec<String> = (0..20).map(|n| format!("r{round}n{n}")).collect();
-        let mut writers: Vec<_> = names
-            .iter()
-            .map(|name| {
-                node.command("sh")
-                    .args(["-c", r#"for i in 1 2 3 4 5 6; do "$0" service create -q -d --replicas 0 --label "a=$1" --name "$2-$i" skep/hello; done; exit 0"#])
-                    .args([crate::node::SKEP, &label, name])
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::null())
-                    .spawn()
-                    .expect("sh")
-            })
-            .collect();
-        // Space comes back while they are at it.
-        std::thread::sleep(Duration::from_millis(300));
-        std::fs::remove_file(&ballast).expect("ballast");
-        for writer in &mut writers {
-            writer.wait().expect("sh");
-        }
-        node.ok(&[
-            "service",
-            "create",
-            "-q",
-            "-d",
-            "--replicas",
-            "0",
-            "--name",
-            &format!("after{round}"),
-            "skep/hello",
-        ]);
-    }
-    assert!(node.daemon_log().contains("no space left"), "the disk was full");
-    assert!(!node.daemon_log().contains("does not follow the log"), "{}", node.daemon_log());
-}
-
-#[test]
 fn a_full_disk_refuses_writes_and_recovers() {
     let mut node = Node::start_on_small_disk(400 << 20);
     node.ok(&["init", "--advertise-addr", "127.0.0.1"]);
