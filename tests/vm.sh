@@ -120,7 +120,8 @@ UNIT
 boot() {
   cp --sparse=always "$work/disk.img" "$work/scratch.img"
   rm -f "$work/writes.log" && truncate -s $((disk_mib * 4))M "$work/writes.log"
-  console=$work/console-$(printf %02d $((++boots))).txt
+  boots=$((boots + 1))
+  console=$work/console-$(printf %02d "$boots").txt
   : >"$console"
   truncate -s 64K "$work/expect.raw"
   qemu-system-x86_64 -machine q35 -accel "${VM_ACCEL:-tcg}" -cpu "${VM_CPU:-Nehalem}" -smp 1 -m 768 \
