@@ -9,7 +9,8 @@ cd "$top"
 need_root tests/run.sh
 need_packages gcc:gcc make:make ip:iproute2 nft:nftables runc:runc busybox:busybox-static \
   strace:strace curl:curl wrk:wrk skopeo:skopeo umoci:umoci buildah:buildah \
-  docker-registry:docker-registry openssl:openssl nginx:nginx-light
+  docker-registry:docker-registry openssl:openssl nginx:nginx-light \
+  htpasswd:apache2-utils unshare:util-linux prlimit:util-linux tar:tar
 need_rust
 need_docker_client
 
