@@ -103,7 +103,10 @@ fn refused(error: &CommandError) -> ApiError {
         CommandError::Unimplemented(_) => (501, Some("Unimplemented")),
         CommandError::OutOfSequence => (500, None),
         CommandError::Storage(_) => (507, None),
-        CommandError::Busy(_) => (503, None),
+        CommandError::Busy(_) | CommandError::NotLeader { .. } | CommandError::Unavailable => {
+            (503, None)
+        }
+        CommandError::Precondition(_) => (400, Some("FailedPrecondition")),
     };
     let text = error.to_string();
     let bare = code.filter(|_| !text.starts_with("rpc error:"));

@@ -14,7 +14,7 @@ use smol::future::FutureExt;
 
 use super::acts::Acts;
 use super::handle::{Event, Failure, Shared, SwarmState};
-use super::log_thread::{LogThread, Write};
+use super::log_thread::{LogThread, Persist, Write};
 use super::plane_thread::PlaneThread;
 use crate::base::id::{NodeId, RequestId};
 use crate::base::rng::Rng;
@@ -22,7 +22,7 @@ use crate::base::time::Time;
 use super::steps::exit;
 use crate::host::clock::Clock;
 use crate::host::runtime::ExitEvent;
-use crate::logic::manager::io::{Command, LogEntry, Reply};
+use crate::logic::manager::io::{Command, Reply};
 use crate::logic::manager::{self, Manager};
 use crate::logic::worker::{self, Worker};
 
@@ -33,12 +33,14 @@ const BATCH_EVENTS_MAX: usize = 256;
 const WAITING_MAX: usize = 1_024;
 
 /// Why the loop ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
     /// The daemon is to stop; containers and proxy go on.
     Stop,
     /// The node leaves its swarm: everything of it is to be removed.
     Leave,
+    /// The log holds what this release cannot read. What runs goes on; the daemon must end.
+    Broken(String),
 }
 
 /// The machines of a node that is in a swarm, and what carries out their wishes.
@@ -61,10 +63,12 @@ pub(super) struct Brain {
     node: Node,
     to_manager: VecDeque<manager::io::Input>,
     to_worker: VecDeque<worker::io::Input>,
-    entries: Vec<LogEntry>,
+    writes: Vec<Persist>,
     exits: Receiver<ExitEvent>,
     /// Who asked for the cluster; answered when it is durable.
     init: Option<SyncSender<Result<NodeId, Failure>>>,
+    /// What the manager cannot go on with.
+    broken: Option<String>,
 }
 
 impl Brain {
@@ -76,9 +80,10 @@ impl Brain {
             node,
             to_manager: VecDeque::new(),
             to_worker: VecDeque::new(),
-            entries: Vec::new(),
+            writes: Vec::new(),
             exits,
             init: None,
+            broken: None,
         }
     }
 
@@ -121,6 +126,9 @@ impl Brain {
                 }
             }
             self.turn();
+            if let Some(reason) = self.broken.take() {
+                return (self.node, Ended::Broken(reason));
+            }
         }
     }
 
@@ -136,20 +144,20 @@ impl Brain {
                 self.node.acts.leaving(answer);
                 return Some(Ended::Leave);
             }
-            Event::Persisted { index } => {
-                if let Some(answer) = self.init.take() {
-                    reply(&answer, Ok(self.node.id));
-                }
-                self.to_manager.push_back(manager::io::Input::Persisted { index });
+            Event::Persisted { ticket } => {
+                self.to_manager.push_back(manager::io::Input::Persisted { ticket });
             }
-            Event::PersistRefused { index, reason } => {
+            Event::PersistRefused { ticket, reason } => {
                 if let Some(answer) = self.init.take() {
                     reply(&answer, Err(Failure::Host(reason.clone())));
                 }
-                self.to_manager.push_back(manager::io::Input::PersistRefused { index, reason });
+                self.to_manager.push_back(manager::io::Input::PersistRefused { ticket, reason });
             }
             Event::SnapshotSaved { index } => {
                 self.to_manager.push_back(manager::io::Input::SnapshotSaved { index });
+            }
+            Event::SnapshotRefused { index } => {
+                self.to_manager.push_back(manager::io::Input::SnapshotRefused { index });
             }
             Event::Acted { task, outcome } => {
                 self.node.acts.ended(task);
@@ -191,7 +199,7 @@ impl Brain {
             if let Some(input) = self.to_manager.pop_front() {
                 if matches!(input, manager::io::Input::PersistRefused { .. }) {
                     // What the manager has proposed so far it now takes back.
-                    self.entries.clear();
+                    self.writes.clear();
                     self.node.log.write(Write::Resume);
                 }
                 self.node.manager.step(now, input, &mut managed);
@@ -207,19 +215,28 @@ impl Brain {
                 break;
             }
         }
-        if !self.entries.is_empty() {
-            self.node.log.write(Write::Entries(std::mem::take(&mut self.entries)));
+        self.hand_over_writes();
+        if self.node.manager.is_bootstrapped()
+            && let Some(answer) = self.init.take()
+        {
+            reply(&answer, Ok(self.node.id));
+        }
+    }
+
+    fn hand_over_writes(&mut self) {
+        if !self.writes.is_empty() {
+            self.node.log.write(Write::Batch(std::mem::take(&mut self.writes)));
         }
     }
 
     fn perform_manager(&mut self, output: manager::io::Output) {
         match output {
-            manager::io::Output::Persist { entries } => self.entries.extend(entries),
-            manager::io::Output::SaveSnapshot { index, term, data } => {
-                if !self.entries.is_empty() {
-                    self.node.log.write(Write::Entries(std::mem::take(&mut self.entries)));
-                }
-                self.node.log.write(Write::Snapshot { index, term, data });
+            manager::io::Output::Persist { ticket, write, urgent } => {
+                self.writes.push(Persist { ticket, write, urgent });
+            }
+            manager::io::Output::SaveSnapshot { snapshot } => {
+                self.hand_over_writes();
+                self.node.log.write(Write::Snapshot(snapshot));
             }
             manager::io::Output::Reply { request, reply: result } => {
                 if let Some(answer) = self.waiting.remove(&request) {
@@ -231,6 +248,12 @@ impl Brain {
                     self.to_worker.push_back(worker::io::Input::Assignments(assignments));
                 }
             }
+            manager::io::Output::Leader { term, leader } => {
+                log::debug!("term {term}: leader {leader:?}");
+            }
+            manager::io::Output::Broken { reason } => self.broken = Some(reason),
+            // A node that cannot be joined has no peers to tell anything.
+            manager::io::Output::Send { .. } | manager::io::Output::Removed => {}
         }
     }
 
@@ -261,6 +284,7 @@ pub(super) async fn idle(events: &Receiver<Event>) -> Option<Event> {
                 Event::Persisted { .. }
                 | Event::PersistRefused { .. }
                 | Event::SnapshotSaved { .. }
+                | Event::SnapshotRefused { .. }
                 | Event::Acted { .. }
                 | Event::Exited { .. }
                 | Event::RoutesApplied { .. },

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_channel::{Sender, TrySendError};
 
 pub use crate::logic::manager::io::{Command, CommandError, Reply, View};
+use crate::logic::raft::io::Ticket;
 
 use crate::base::id::{ClusterId, NodeId, TaskId};
 use crate::host::disk::layout::DataRoot;
@@ -49,12 +50,14 @@ pub(super) enum Event {
     Init { request: InitRequest, answer: SyncSender<Result<NodeId, Failure>> },
     /// Forget the cluster and everything of it.
     Leave { force: bool, answer: SyncSender<Result<(), Failure>> },
-    /// The log is durable up to this index.
-    Persisted { index: u64 },
-    /// Nothing from this index on reached the log.
-    PersistRefused { index: u64, reason: String },
+    /// Every write through this one is durable.
+    Persisted { ticket: Ticket },
+    /// No write from this one on reached the log.
+    PersistRefused { ticket: Ticket, reason: String },
     /// A snapshot through this index is durable.
     SnapshotSaved { index: u64 },
+    /// It is not.
+    SnapshotRefused { index: u64 },
     /// An action of a task ended.
     Acted { task: TaskId, outcome: Outcome },
     /// A container ended.

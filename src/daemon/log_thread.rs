@@ -13,19 +13,30 @@ use std::thread::{Builder, JoinHandle};
 use async_channel::Sender as Events;
 
 use super::handle::Event;
-use crate::host::disk::wal::Wal;
-use crate::logic::manager::io::LogEntry;
-use crate::model::wire::{Entry, LogRecord};
+use crate::base::chain;
+use crate::host::disk::wal::{APPEND_BYTES_MAX, Wal, WalError};
+use crate::logic::raft::codec;
+use crate::logic::raft::io::{self as raft, Snapshot, Ticket};
+use crate::model::wire::LogRecord;
 
 /// What the brain wants of the log.
 #[derive(Debug)]
 pub(super) enum Write {
-    /// Append these.
-    Entries(Vec<LogEntry>),
+    /// Make these durable, in order.
+    Batch(Vec<Persist>),
     /// Save this snapshot and drop the log below it.
-    Snapshot { index: u64, term: u64, data: Vec<u8> },
+    Snapshot(Snapshot),
     /// The manager knows of the refusal: what comes from here on follows what is on the disk.
     Resume,
+}
+
+/// One write of the manager.
+#[derive(Debug)]
+pub(super) struct Persist {
+    pub(super) ticket: Ticket,
+    pub(super) write: raft::Write,
+    /// The reserve is given up for it on a full disk.
+    pub(super) urgent: bool,
 }
 
 /// The thread's end in the brain. Dropping it lets the thread finish what is queued and end.
@@ -71,10 +82,10 @@ fn run(wal: Wal, queue: &Receiver<Write>, events: &Events<Event>) {
     let mut next = queue.recv().ok();
     while let Some(write) = next.take() {
         let told = match write {
-            Write::Entries(mut entries) => {
+            Write::Batch(mut batch) => {
                 loop {
                     match queue.try_recv() {
-                        Ok(Write::Entries(more)) => entries.extend(more),
+                        Ok(Write::Batch(more)) => batch.extend(more),
                         Ok(other) => {
                             next = Some(other);
                             break;
@@ -82,9 +93,9 @@ fn run(wal: Wal, queue: &Receiver<Write>, events: &Events<Event>) {
                         Err(_) => break,
                     }
                 }
-                writer.append(entries)
+                writer.persist(batch)
             }
-            Write::Snapshot { index, term, data } => writer.save(index, term, &data),
+            Write::Snapshot(snapshot) => vec![writer.save(&snapshot)],
             Write::Resume => {
                 writer.refused = false;
                 Vec::new()
@@ -107,39 +118,114 @@ struct Writer {
     refused: bool,
 }
 
+/// Writes that go to the disk together: all of them are durable, or none.
+#[derive(Default)]
+struct Group {
+    first: Ticket,
+    last: Ticket,
+    records: Vec<LogRecord>,
+    bytes: usize,
+    urgent: bool,
+}
+
 impl Writer {
-    fn append(&mut self, entries: Vec<LogEntry>) -> Vec<Event> {
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
-            return Vec::new();
-        };
+    fn persist(&mut self, batch: Vec<Persist>) -> Vec<Event> {
         if self.refused {
             return Vec::new();
         }
-        let (first, last) = (first.index, last.index);
-        let urgent = entries.iter().all(|entry| entry.urgent);
-        let records: Vec<LogRecord> = entries
-            .into_iter()
-            .map(|e| LogRecord::Entry(Entry { index: e.index, term: e.term, data: e.data }))
-            .collect();
-        let wal = &mut self.wal;
-        let appended = if urgent { wal.append_urgent(&records) } else { wal.append(&records) };
-        let Err(err) = appended else { return vec![Event::Persisted { index: last }] };
-        let reason = crate::base::chain::text(&err);
-        log::error!("cannot write the log: {reason}");
-        self.refused = true;
-        // A long batch is several writes, of which the first ones may have succeeded.
-        let durable = self.wal.last_index();
-        let written = (durable >= first).then_some(Event::Persisted { index: durable });
-        let index = first.max(durable + 1);
-        written.into_iter().chain([Event::PersistRefused { index, reason }]).collect()
+        let mut told = Vec::new();
+        let mut group: Option<Group> = None;
+        for Persist { ticket, write, urgent } in batch {
+            match write {
+                raft::Write::Log { hard_state, entries, healed } => {
+                    let hard_state = hard_state.map(LogRecord::HardState);
+                    let healed = healed.then_some(LogRecord::CutHealed);
+                    let entries =
+                        entries.iter().map(|entry| LogRecord::Entry(codec::to_record(entry)));
+                    let records: Vec<LogRecord> =
+                        hard_state.into_iter().chain(entries).chain(healed).collect();
+                    let bytes = records.iter().map(LogRecord::size).sum::<usize>();
+                    let full = |group: &mut Group| group.bytes + bytes > APPEND_BYTES_MAX;
+                    if let Some(ready) = group.take_if(full)
+                        && !self.append(ready, &mut told)
+                    {
+                        return told;
+                    }
+                    let group = group.get_or_insert_with(|| Group {
+                        first: ticket,
+                        urgent,
+                        ..Group::default()
+                    });
+                    group.records.extend(records);
+                    group.bytes += bytes;
+                    group.urgent &= urgent;
+                    group.last = ticket;
+                }
+                raft::Write::Snapshot { snapshot, hard_state } => {
+                    if let Some(ready) = group.take()
+                        && !self.append(ready, &mut told)
+                    {
+                        return told;
+                    }
+                    let written = self
+                        .wal
+                        .append(&[LogRecord::HardState(hard_state)])
+                        .and_then(|()| self.install(&snapshot));
+                    if !self.tell(ticket, ticket, written, &mut told) {
+                        return told;
+                    }
+                }
+            }
+        }
+        if let Some(ready) = group {
+            self.append(ready, &mut told);
+        }
+        told
     }
 
-    fn save(&mut self, index: u64, term: u64, data: &[u8]) -> Vec<Event> {
-        match self.wal.save_snapshot(index, term, data).and_then(|()| self.wal.compact(index)) {
-            Ok(_) => vec![Event::SnapshotSaved { index }],
+    /// Writes a group; false when the disk refused it.
+    fn append(&mut self, group: Group, told: &mut Vec<Event>) -> bool {
+        let Group { first, last, records, urgent, .. } = group;
+        let wal = &mut self.wal;
+        let written = if urgent { wal.append_urgent(&records) } else { wal.append(&records) };
+        self.tell(first, last, written, told)
+    }
+
+    fn tell(
+        &mut self,
+        first: Ticket,
+        last: Ticket,
+        written: Result<(), WalError>,
+        told: &mut Vec<Event>,
+    ) -> bool {
+        match written {
+            Ok(()) => {
+                told.push(Event::Persisted { ticket: last });
+                true
+            }
             Err(err) => {
-                log::error!("cannot save a snapshot: {}", crate::base::chain::text(&err));
-                Vec::new()
+                let reason = chain::text(&err);
+                log::error!("cannot write the log: {reason}");
+                self.refused = true;
+                told.push(Event::PersistRefused { ticket: first, reason });
+                false
+            }
+        }
+    }
+
+    fn install(&mut self, snapshot: &Snapshot) -> Result<(), WalError> {
+        let data = codec::encode_snapshot(&snapshot.members, &snapshot.data);
+        self.wal.save_snapshot(snapshot.index, snapshot.term, &data)?;
+        self.wal.compact(snapshot.index).map(|_removed| ())
+    }
+
+    fn save(&mut self, snapshot: &Snapshot) -> Event {
+        let index = snapshot.index;
+        match self.install(snapshot) {
+            Ok(()) => Event::SnapshotSaved { index },
+            Err(err) => {
+                log::error!("cannot save a snapshot: {}", chain::text(&err));
+                Event::SnapshotRefused { index }
             }
         }
     }

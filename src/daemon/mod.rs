@@ -167,6 +167,12 @@ async fn lives(
                 node.stop();
                 return Ok(());
             }
+            Ended::Broken(reason) => {
+                node.stop();
+                return Err(Fatal::told(format!(
+                    "{reason} (was it written by a newer release? containers go on)"
+                )));
+            }
             Ended::Leave => {
                 brain::publish(shared, SwarmState::Inactive);
                 host.leave(node, known, events).await;

@@ -29,7 +29,8 @@ use crate::host::net::{Net, NetConfig};
 use crate::host::runtime::{Runtime, RuntimeConfig};
 use crate::host::failpoint::NoSuchPoint;
 use crate::host::{cgroup_home, clock, entropy, failpoint};
-use crate::logic::manager::io::{LogEntry, Recovered};
+use crate::logic::raft::codec;
+use crate::logic::raft::io::{Recovered, Timing};
 use crate::logic::manager::{self, Manager};
 use crate::logic::worker::{self, Worker};
 use crate::model::network::Subnet;
@@ -212,6 +213,7 @@ impl Host {
                 report_batch: REPORT_BATCH,
                 snapshot_after_bytes: SNAPSHOT_AFTER_BYTES,
                 advertise: identity.advertise.clone(),
+                timing: Timing::default(),
             },
             recovered,
             now,
@@ -265,16 +267,16 @@ impl Host {
         for damaged in &found.damaged_snapshots {
             log::warn!("{damaged}");
         }
-        let term = found.entries.last().map_or(found.hard_state.term, |entry| entry.term);
-        let snapshot = found.snapshot.map(|snapshot| (snapshot.index, snapshot.term, snapshot.data));
+        let unreadable = |err| Fatal::new("cannot read what the log holds", err);
+        let snapshot = found.snapshot.map(|snapshot| {
+            codec::decode_snapshot(snapshot.index, snapshot.term, snapshot.data)
+        });
+        let entries = found.entries.into_iter().map(codec::from_record);
         let recovered = Recovered {
-            term: term.max(snapshot.as_ref().map_or(0, |snapshot| snapshot.1)),
-            snapshot,
-            entries: found
-                .entries
-                .into_iter()
-                .map(|e| LogEntry { index: e.index, term: e.term, data: e.data, urgent: false })
-                .collect(),
+            hard_state: found.hard_state,
+            snapshot: snapshot.transpose().map_err(unreadable)?,
+            entries: entries.collect::<Result<_, _>>().map_err(unreadable)?,
+            doubt: found.doubt,
         };
         Ok((wal, recovered))
     }

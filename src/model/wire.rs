@@ -226,6 +226,18 @@ impl LogRecord {
     /// The version that this release writes, of every kind of record.
     const VERSION: u16 = 1;
 
+    /// Upper bound of the bytes that the record's frame takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        const FIXED: usize = 64;
+        match self {
+            Self::Entry(entry) => FIXED + entry.data.len(),
+            Self::HardState(_) | Self::SnapshotMark { .. } | Self::Cut { .. } | Self::CutHealed => {
+                FIXED
+            }
+        }
+    }
+
     /// Appends the record's frame to `out`.
     pub fn encode_into(&self, out: &mut Vec<u8>) -> Result<(), WireError> {
         const MAX: usize = RECORD_BYTES_MAX;

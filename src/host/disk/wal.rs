@@ -27,6 +27,9 @@ pub const RESERVE_BYTES: u64 = 1 << 20;
 /// Room in a frame for what a new segment says first.
 const PREFIX_BYTES_MAX: usize = 4 << 10;
 
+/// Records of this many bytes ([`LogRecord::size`]) are one frame: all of them durable or none.
+pub const APPEND_BYTES_MAX: usize = FRAME_BYTES_MAX - 2 * PREFIX_BYTES_MAX;
+
 pub(super) const RESERVE_NAME: &str = "reserve";
 
 /// Why the log cannot do what it was asked.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::Manager;
-use super::io::{Command, CommandError, Output, Reply, View};
+use super::io::{Command, CommandError, Input, Output, Reply, View};
+use super::nodes::NewNode;
+use super::{EARLY_MAX, Leads, Manager};
 use super::write::reply;
-use crate::base::id::{NetworkId, RequestId, ServiceId};
+use crate::base::id::{NetworkId, NodeId, RequestId, ServiceId};
 use crate::base::time::Now;
 use crate::logic::allocator;
 use crate::logic::scheduler::TASKS_PER_NODE_MAX;
@@ -24,7 +25,7 @@ use crate::model::spec_check::ValidSpec;
 const TASK_HISTORY_LIMIT: i64 = 5;
 
 /// A command is answered, or its entry is on its way.
-type Asked = Result<Option<Reply>, CommandError>;
+pub(super) type Asked = Result<Option<Reply>, CommandError>;
 
 impl Manager {
     pub(super) fn command(
@@ -34,11 +35,28 @@ impl Manager {
         command: Command,
         out: &mut Vec<Output>,
     ) {
-        let write = !matches!(command, Command::Read);
-        if write && let Some(result) = self.committed.answer(request) {
+        if matches!(command, Command::Read) {
+            return self.read(now, request, out);
+        }
+        match self.leads {
+            Leads::Yes => {}
+            Leads::From(_) if self.lead.early.len() < EARLY_MAX => {
+                return self.lead.early.push_back((request, command));
+            }
+            Leads::From(_) => {
+                let text = "this manager has just become the leader; try again in a moment";
+                let reply = Err(CommandError::Busy(text.to_owned()));
+                return out.push(Output::Reply { request, reply });
+            }
+            Leads::No => {
+                let reply = Err(CommandError::NotLeader { leader: self.raft.leader() });
+                return out.push(Output::Reply { request, reply });
+            }
+        }
+        if let Some(result) = self.committed.answer(request) {
             return out.push(Output::Reply { request, reply: reply(result) });
         }
-        if write && self.log.wait_too(request) {
+        if self.lead.flight.wait_too(request) {
             return;
         }
         let asked = match command {
@@ -47,7 +65,17 @@ impl Manager {
                 self.update_service(now, request, id, version, spec.map(|spec| *spec))
             }
             Command::RemoveService { id } => self.remove_service(now, request, id),
-            Command::Read => Ok(Some(Reply::View(Arc::new(self.view())))),
+            Command::AddNode { id, description, role, address, manager } => {
+                let description = *description;
+                let new = NewNode { id, description, role, address, manager };
+                self.add_node(now, request, new)
+            }
+            Command::UpdateNode { id, version, spec } => {
+                self.update_node(now, request, id, version, spec)
+            }
+            Command::RemoveNode { id, force } => self.remove_node(now, request, id, force),
+            Command::Transfer { to } => self.transfer(now, to, out),
+            Command::Read => Ok(None),
         };
         match asked {
             Ok(None) => {}
@@ -56,12 +84,39 @@ impl Manager {
         }
     }
 
-    /// Makes the cluster with this node as its manager, its networks and their addresses; without
-    /// effect when there is one.
+    /// Answered once this manager has heard from a majority that it knows the newest state.
+    fn read(&mut self, now: Now, request: RequestId, out: &mut Vec<Output>) {
+        let mut wants = Vec::new();
+        self.raft.read(now.mono, request, &mut wants);
+        self.obey(now, wants, out);
+    }
+
+    fn transfer(&mut self, now: Now, to: Option<NodeId>, out: &mut Vec<Output>) -> Asked {
+        let mut wants = Vec::new();
+        let asked = self.raft.transfer(now.mono, to, &mut wants);
+        asked.map_err(|error| self.not_now(error))?;
+        self.obey(now, wants, out);
+        Ok(Some(Reply::Done))
+    }
+
+    /// Makes this manager the first one of a new cluster; without effect when there is one.
     pub fn bootstrap(&mut self, now: Now, description: NodeDescription, out: &mut Vec<Output>) {
-        if self.planned.cluster().is_some() {
+        if self.is_bootstrapped() {
             return;
         }
+        self.founder = Some(description);
+        let mut wants = Vec::new();
+        self.raft.bootstrap(now.mono, &mut wants);
+        self.obey(now, wants, out);
+        self.step(now, Input::Tick, out);
+    }
+
+    /// The cluster's first objects: itself, this node, its networks and their addresses.
+    pub(super) fn found(&mut self, now: Now) {
+        if self.founder.is_none() || self.lead.planned.cluster().is_some() {
+            return;
+        }
+        let Some(description) = self.founder.take() else { return };
         let pool = Subnet { base: [10, 0, 0, 0].into(), prefix: 8 };
         let cluster = Cluster {
             id: self.config.cluster,
@@ -99,7 +154,6 @@ impl Manager {
             Object::Network(Box::new(self.network(GWBRIDGE, gwbridge, false))),
         ];
         self.write_own(now, objects.into_iter().map(Change::Put).collect());
-        self.write_out(out);
     }
 
     fn network(&mut self, name: &str, subnet: Subnet, ingress: bool) -> Network {
@@ -115,7 +169,7 @@ impl Manager {
 
     fn create_service(&mut self, now: Now, request: RequestId, spec: ValidSpec) -> Asked {
         let spec = spec.into_spec();
-        if self.planned.service_named(&spec.name).is_some() {
+        if self.lead.planned.service_named(&spec.name).is_some() {
             return Err(CommandError::Conflict(format!(
                 "rpc error: code = AlreadyExists desc = name conflicts with an existing object: \
                  service {} already exists",
@@ -130,7 +184,7 @@ impl Manager {
             meta: Meta::default(),
             spec,
             previous_spec: None,
-            spec_version: self.log.next_index(),
+            spec_version: self.raft.last_index() + 1,
             ports,
             update_status: None,
         };
@@ -148,7 +202,7 @@ impl Manager {
         version: u64,
         spec: Option<ValidSpec>,
     ) -> Asked {
-        let old = self.planned.service(id).ok_or_else(|| no_service(id))?;
+        let old = self.lead.planned.service(id).ok_or_else(|| no_service(id))?;
         if old.meta.version != version {
             return Err(CommandError::OutOfSequence);
         }
@@ -176,7 +230,7 @@ impl Manager {
         self.check_spec(&spec, id)?;
         let ports = self.lease_ports(&spec, id, &service.ports)?;
         if changes_tasks(&service.spec, &spec) || ports != service.ports {
-            service.spec_version = self.log.next_index();
+            service.spec_version = self.raft.last_index() + 1;
         }
         service.previous_spec = Some(Box::new(std::mem::replace(&mut service.spec, spec)));
         service.ports = ports;
@@ -187,7 +241,7 @@ impl Manager {
     }
 
     fn remove_service(&mut self, now: Now, request: RequestId, id: ServiceId) -> Asked {
-        let service = self.planned.service(id).ok_or_else(|| no_service(id))?;
+        let service = self.lead.planned.service(id).ok_or_else(|| no_service(id))?;
         let version = service.meta.version;
         let current = Precondition::Version(ObjectId::Service(id), version);
         let remove = Change::Remove(ObjectId::Service(id));
@@ -214,9 +268,9 @@ impl Manager {
         let wanted = replicas(spec).map_err(|mode| {
             CommandError::Unimplemented(format!("mode {mode} is not supported yet"))
         })?;
-        let others = self.planned.services().filter(|other| other.id != id);
+        let others = self.lead.planned.services().filter(|other| other.id != id);
         let all: u64 = others.filter_map(|other| replicas(&other.spec).ok()).sum();
-        let nodes = u64::try_from(self.planned.nodes().count()).unwrap_or(1).max(1);
+        let nodes = u64::try_from(self.lead.planned.nodes().count()).unwrap_or(1).max(1);
         let limit = TASKS_PER_NODE_MAX.saturating_mul(nodes);
         if wanted > 0 && all.saturating_add(wanted) > limit {
             return Err(CommandError::Busy(format!(
@@ -231,8 +285,8 @@ impl Manager {
     /// may be changed as long as it does not grow.
     fn check_ports(&self, spec: &ServiceSpec, id: ServiceId) -> Result<(), CommandError> {
         let wanted = spec.endpoint.ports.len();
-        let had = self.planned.service(id).map_or(0, |service| service.spec.endpoint.ports.len());
-        let others = self.planned.services().filter(|other| other.id != id);
+        let had = self.lead.planned.service(id).map_or(0, |service| service.spec.endpoint.ports.len());
+        let others = self.lead.planned.services().filter(|other| other.id != id);
         let all: usize = others.map(|other| other.spec.endpoint.ports.len()).sum();
         if wanted > had && all + wanted > LISTENERS_MAX {
             return Err(CommandError::Busy(format!(
@@ -249,14 +303,14 @@ impl Manager {
         id: ServiceId,
         old: &[Port],
     ) -> Result<Vec<Port>, CommandError> {
-        allocator::ports(&self.planned, spec, id, old).map_err(|error| {
+        allocator::ports(&self.lead.planned, spec, id, old).map_err(|error| {
             CommandError::Invalid(format!("rpc error: code = InvalidArgument desc = {error}"))
         })
     }
 
     pub(super) fn view(&self) -> View {
         let store = &self.committed;
-        let state = |id| self.states.get(&id).copied().unwrap_or(NodeState::Unknown);
+        let state = |id| self.lead.states.get(&id).copied().unwrap_or(NodeState::Unknown);
         View {
             index: store.index(),
             cluster: store.cluster().cloned(),
@@ -264,7 +318,7 @@ impl Manager {
             nodes: store.nodes().map(|node| (Arc::clone(node), state(node.id))).collect(),
             networks: store.networks().cloned().collect(),
             services: store.services().cloned().collect(),
-            tasks: store.tasks().map(|task| self.reports.newest(task)).collect(),
+            tasks: store.tasks().map(|task| self.lead.reports.newest(task)).collect(),
         }
     }
 }

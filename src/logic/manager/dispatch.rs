@@ -1,20 +1,16 @@
 //! What each worker is told: everything when it joins, then what changed.
 //!
-//! Only what is durable is told, and only tasks that are placed: one of a global service names its
+//! Only what is committed is told, and only tasks that are placed: one of a global service names its
 //! node before that. Of a task only `desired` changes in its life, so that is what is
 //! remembered of what a worker knows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Manager;
 use super::io::{Assignments, Fence, Output};
 use crate::base::id::{NodeId, TaskId};
-use crate::base::time::Now;
 use crate::logic::store::{Effect, Store};
-use crate::model::entry::Change;
-use crate::model::node::{NodeDescription, NodeState};
-use crate::model::object::{Object, ObjectId};
+use crate::model::object::ObjectId;
 use crate::model::task::TaskState;
 
 /// What a worker knows.
@@ -33,11 +29,17 @@ pub(super) struct Dispatch {
 }
 
 impl Dispatch {
-    fn join(&mut self, node: NodeId) {
+    /// A worker began a session: it is told everything.
+    pub(super) fn join(&mut self, node: NodeId) {
         self.sessions.insert(node, Session { fresh: true, ..Session::default() });
     }
 
-    /// A write is durable.
+    /// A worker's session ended.
+    pub(super) fn leave(&mut self, node: NodeId) {
+        self.sessions.remove(&node);
+    }
+
+    /// A write is committed.
     pub(super) fn note(&mut self, effect: &Effect) {
         match effect {
             Effect::Task(task) => {
@@ -102,21 +104,5 @@ impl Dispatch {
             let assignments = Assignments { fence, complete, tasks, removed, networks };
             out.push(Output::Assign { node: *node, assignments });
         }
-    }
-}
-
-impl Manager {
-    /// A worker began a session.
-    pub(super) fn worker_joined(&mut self, now: Now, id: NodeId, description: NodeDescription) {
-        let Some(node) = self.planned.node(id) else { return };
-        if node.description != description {
-            let mut node = node.as_ref().clone();
-            node.description = description;
-            self.write_own(now, vec![Change::Put(Object::Node(Box::new(node)))]);
-        }
-        if self.states.insert(id, NodeState::Ready) != Some(NodeState::Ready) {
-            self.dirty.extend(self.planned.services().map(|service| service.id));
-        }
-        self.dispatch.join(id);
     }
 }

@@ -1,15 +1,18 @@
 //! What the manager is told and what it wants done.
 //!
-//! **Order.** Outputs are performed in order. A [`Output::Reply`] to a write leaves the machine only
-//! after [`Input::Persisted`] covered its entry, so the caller need not hold anything back.
+//! **Order.** Outputs are performed in order. What must wait for a disk, here or elsewhere, is held
+//! back by the machine itself: a [`Output::Reply`] to a write leaves it only after a majority has
+//! the entry on disk, a vote only after it is on this one's. The caller holds nothing back.
 
 use std::sync::Arc;
 
 use crate::base::id::{ClusterId, NodeId, RequestId, ServiceId, TaskId};
 use crate::base::time::Span;
+use crate::logic::raft::io as raft;
+use crate::logic::raft::io::{Snapshot, Ticket, Timing, Write};
 use crate::model::cluster::Cluster;
 use crate::model::network::Network;
-use crate::model::node::{Node, NodeDescription, NodeState};
+use crate::model::node::{Node, NodeDescription, NodeSpec, NodeState, Role};
 use crate::model::service::Service;
 use crate::model::spec_check::ValidSpec;
 use crate::model::task::{Task, TaskStatus};
@@ -26,16 +29,28 @@ pub enum Input {
         /// What is asked for.
         command: Command,
     },
-    /// Everything up to this index is durable.
-    Persisted {
-        /// Last durable index.
-        index: u64,
+    /// Another manager tells something. The sender is known by its certificate.
+    Peer {
+        /// Who.
+        from: NodeId,
+        /// What.
+        message: raft::Message,
     },
-    /// Nothing from this index on reached the log, and nothing that was put out before this input
+    /// The way to another manager is there (again).
+    Reachable {
+        /// Which.
+        peer: NodeId,
+    },
+    /// Every write through this one is durable.
+    Persisted {
+        /// Its number.
+        ticket: Ticket,
+    },
+    /// No write from this one on reached the disk, and none that was put out before this input
     /// will: the disk is full or broken.
     PersistRefused {
-        /// First index that was refused.
-        index: u64,
+        /// The first that was refused.
+        ticket: Ticket,
         /// What the disk said.
         reason: String,
     },
@@ -44,12 +59,37 @@ pub enum Input {
         /// Last index that the snapshot holds.
         index: u64,
     },
+    /// A snapshot could not be saved: it is tried again when the log has grown further.
+    SnapshotRefused {
+        /// Last index that it would have held.
+        index: u64,
+    },
+    /// This process is to end in order: leadership goes to another manager, if there is one.
+    Stopping,
     /// A worker began a session: it wants its assignments, whole.
     WorkerJoined {
         /// Which.
         node: NodeId,
         /// What it says of itself.
         description: NodeDescription,
+    },
+    /// A worker's session ended.
+    WorkerLeft {
+        /// Which.
+        node: NodeId,
+    },
+    /// A worker answered in its session. Changes nothing but the time until which nodes that run
+    /// tasks with [`OnDisconnect::Stop`](crate::model::service::OnDisconnect) are taken to run them.
+    Heard {
+        /// Which.
+        node: NodeId,
+    },
+    /// What the evidence of sessions and gossip says of a node (told by who keeps them).
+    Health {
+        /// Which.
+        node: NodeId,
+        /// How it is.
+        state: NodeState,
     },
     /// A worker tells what became of its tasks.
     Report {
@@ -74,19 +114,41 @@ pub struct Report {
 /// What the manager wants done.
 #[derive(Clone, Debug)]
 pub enum Output {
-    /// Append to the log, one write and one fdatasync for all in a batch of outputs.
+    /// Make this durable: one write and one fdatasync for all in a batch of outputs.
     Persist {
-        /// Consecutive entries, encoded.
-        entries: Vec<LogEntry>,
+        /// Its number, one more than that of the write before.
+        ticket: Ticket,
+        /// What is to be written.
+        write: Write,
+        /// It makes room: on a full disk the log's reserve is used for it.
+        urgent: bool,
     },
-    /// Save a snapshot, then drop the log below it.
+    /// Save a snapshot, then drop the log below it; answered by [`Input::SnapshotSaved`].
     SaveSnapshot {
-        /// Last index it holds.
-        index: u64,
-        /// That entry's term.
+        /// State and members at its index.
+        snapshot: Snapshot,
+    },
+    /// Tell another manager. May be lost.
+    Send {
+        /// Whom.
+        to: NodeId,
+        /// What.
+        message: raft::Message,
+    },
+    /// Who leads, as far as this manager knows; told when it changes.
+    Leader {
+        /// In this term.
         term: u64,
-        /// The encoded store.
-        data: Vec<u8>,
+        /// Whom; `None` while nobody is known.
+        leader: Option<NodeId>,
+    },
+    /// This node is no manager any more: its state is to be dropped.
+    Removed,
+    /// The log holds what this release cannot read: the process must end. Told once; from here on
+    /// the machine does nothing.
+    Broken {
+        /// What was found where.
+        reason: String,
     },
     /// Answer to a command.
     Reply {
@@ -102,19 +164,6 @@ pub enum Output {
         /// All of it, or what changed.
         assignments: Assignments,
     },
-}
-
-/// One entry as the log holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogEntry {
-    /// Position in the log, from 1.
-    pub index: u64,
-    /// Term of the leader that proposed it.
-    pub term: u64,
-    /// The encoded [`Entry`](crate::model::entry::Entry) record.
-    pub data: Vec<u8>,
-    /// It makes room: on a full disk the log's reserve is used for it.
-    pub urgent: bool,
 }
 
 /// What a worker is to run.
@@ -176,7 +225,41 @@ pub enum Command {
         /// Which.
         id: ServiceId,
     },
-    /// Everything, as of now; cheap, the objects are shared.
+    /// A node joined, or joined again with another address: it is there and active.
+    AddNode {
+        /// Which.
+        id: NodeId,
+        /// What it says of itself.
+        description: Box<NodeDescription>,
+        /// What its token lets it be.
+        role: Role,
+        /// Address that others reach it at, host part only.
+        address: String,
+        /// `host:port` of its manager, when it has one to take part.
+        manager: Option<String>,
+    },
+    /// Replaces what the user wants of a node: labels, role, availability.
+    UpdateNode {
+        /// Which.
+        id: NodeId,
+        /// Version that the new spec was made from.
+        version: u64,
+        /// What is wanted.
+        spec: NodeSpec,
+    },
+    /// Removes a node that is down; with `force` any that is no manager.
+    RemoveNode {
+        /// Which.
+        id: NodeId,
+        /// Also one that is not down.
+        force: bool,
+    },
+    /// Hands leadership to another manager, or to whichever is most up to date.
+    Transfer {
+        /// Whom.
+        to: Option<NodeId>,
+    },
+    /// Everything, as of a moment between question and answer; cheap, the objects are shared.
     Read,
 }
 
@@ -213,6 +296,10 @@ pub struct View {
     pub tasks: Vec<Arc<Task>>,
 }
 
+/// Swarm's words for a cluster that cannot decide.
+const NOT_LEADER: &str = "rpc error: code = Unknown desc = The swarm does not have a leader. It's \
+    possible that too few managers are online. Make sure more than half of the managers are online.";
+
 /// Why a command is refused. `Display` is swarm's text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
@@ -237,6 +324,19 @@ pub enum CommandError {
     /// A limit of the manager is reached; nothing was changed; 503.
     #[error("{0}")]
     Busy(String),
+    /// This manager does not lead; nothing was changed; ask the leader, if one is known; 503.
+    #[error("{NOT_LEADER}")]
+    NotLeader {
+        /// Whom to ask.
+        leader: Option<NodeId>,
+    },
+    /// Leadership was lost while the change was under way: it may come to be or not. Asking again
+    /// with the same request id is safe; 503.
+    #[error("the managers lost their leader while the change was under way; look, or try again")]
+    Unavailable,
+    /// A node cannot be changed or removed in the state that it is in; 500 or 400 as in swarm.
+    #[error("{0}")]
+    Precondition(String),
 }
 
 /// What a manager is told once, before its first step.
@@ -254,16 +354,6 @@ pub struct Config {
     pub snapshot_after_bytes: u64,
     /// Address that others reach this node at.
     pub advertise: String,
-}
-
-/// What was found in the log. All of it is durable: opening the log syncs what a killed process
-/// had written and not yet synced.
-#[derive(Clone, Debug, Default)]
-pub struct Recovered {
-    /// Last index, its term and data of the newest snapshot.
-    pub snapshot: Option<(u64, u64, Vec<u8>)>,
-    /// Entries after it, consecutive.
-    pub entries: Vec<LogEntry>,
-    /// Term in which this manager last led.
-    pub term: u64,
+    /// Times of the consensus protocol.
+    pub timing: Timing,
 }

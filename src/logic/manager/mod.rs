@@ -1,39 +1,48 @@
-//! The manager machine: log, store, orchestrator, allocator, scheduler and dispatch in one
+//! The manager machine: consensus, store, orchestrator, allocator, scheduler and dispatch in one
 //! `step()`.
 //!
-//! Two stores: `committed` holds what is durable, answers reads and feeds the workers; `planned`
-//! holds what is in flight on top of it, and every decision is made there, so that pipelining
-//! neither loses an update nor leases an address twice. When the disk refuses, `planned` is made
-//! anew from `committed`.
+//! Every manager keeps `committed`: what a majority holds, the same on all of them at the same
+//! index. The one that leads also keeps `planned`: what is in flight on top of it. Every decision is
+//! made there, so that pipelining neither loses an update nor leases an address twice; it is made
+//! anew when leadership changes or the disk refuses. Preconditions decide once more when an entry is
+//! applied.
 //!
-//! One step: take the input in, let the services that it touched be looked at, hand the new
-//! entries to the disk as one batch, tell the workers what was committed.
+//! One step: consensus takes the input in, what it committed is applied, the services that this
+//! touched are looked at, the new entries go out as one batch, the workers are told what was
+//! committed.
 //!
-//! **Invariants:** `planned` = `committed` + entries in flight. A write is answered, and a worker
-//! told, only after its entry is durable. With nothing to do there is no deadline.
+//! **Invariants:** `planned` = `committed` + entries in flight. Nothing is decided before the first
+//! entry of this manager's own term is applied. A write is answered, and a worker told, only after
+//! its entry is committed. With nothing to do and nobody to keep in touch with there is no deadline.
 
 mod command;
 mod dispatch;
+mod flight;
 pub mod io;
-mod log;
+mod lead;
+mod members;
+mod nodes;
+mod recover;
 mod report;
 #[cfg(test)]
 mod tests;
 mod write;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use self::dispatch::Dispatch;
-use self::io::{Config, Input, Output, Recovered};
-use self::log::Log;
+use self::flight::Flight;
+use self::io::{Command, Config, Input, Output};
+pub use self::recover::RecoverError;
 use self::report::Reports;
-use crate::base::id::{NodeId, ServiceId};
+use crate::base::id::{NodeId, RequestId, ServiceId};
 use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Time};
-use crate::logic::codec::{self, CodecError};
 use crate::logic::orchestrator::{self, Draft, Memory};
-use crate::logic::store::{SnapshotError, Store};
-use crate::model::node::NodeState;
+use crate::logic::raft::io as raft;
+use crate::logic::raft::Raft;
+use crate::logic::store::Store;
+use crate::model::node::{NodeDescription, NodeState};
 
 /// Shortest wait before the manager tries its own writes again after the disk refused.
 pub const REFUSED_WAIT_MIN: Span = Span::from_secs(1);
@@ -41,35 +50,18 @@ pub const REFUSED_WAIT_MIN: Span = Span::from_secs(1);
 /// Longest such wait.
 pub const REFUSED_WAIT_MAX: Span = Span::from_secs(30);
 
-/// What was found in the log cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RecoverError {
-    /// The snapshot.
-    #[error("cannot read the snapshot at index {index}")]
-    Snapshot {
-        /// Its last index.
-        index: u64,
-        /// Why.
-        #[source]
-        source: SnapshotError,
-    },
-    /// An entry.
-    #[error("cannot read the log's entry {index}")]
-    Entry {
-        /// Its index.
-        index: u64,
-        /// Why.
-        #[source]
-        source: CodecError,
-    },
-    /// Entries are not consecutive.
-    #[error("the log goes on at entry {found} instead of {wanted}")]
-    Gap {
-        /// What should come.
-        wanted: u64,
-        /// What came.
-        found: u64,
-    },
+/// Most commands that wait for a new leader's first entry; the next one is told to come again.
+const EARLY_MAX: usize = 256;
+
+/// How far this manager is with leading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leads {
+    /// It follows.
+    No,
+    /// It was elected; it decides once the entry at this index is applied.
+    From(u64),
+    /// It decides.
+    Yes,
 }
 
 /// The manager.
@@ -77,10 +69,41 @@ pub enum RecoverError {
 pub struct Manager {
     config: Config,
     rng: Rng,
-    log: Log,
+    raft: Raft,
+    /// Members as of `committed`.
+    members: raft::Members,
     committed: Store,
+    /// Term of the entry that `committed` is at.
+    committed_term: u64,
+    /// Bytes committed since the last snapshot was asked for.
+    grown_bytes: u64,
+    /// Reads that may be answered once this index is applied.
+    reads: Vec<(RequestId, u64)>,
+    /// Who makes the cluster, once this manager leads.
+    founder: Option<NodeDescription>,
+    /// Own work waits until this time, for this long: the disk refused.
+    blocked: Option<(Time, Span)>,
+    /// What the disk said last.
+    refusal: String,
+    broken: bool,
+    /// What is to be done since the start, told with the first step.
+    pending: Vec<Output>,
+    leads: Leads,
+    lead: Lead,
+}
+
+/// What only a leader keeps. Empty on all others.
+#[derive(Debug, Default)]
+struct Lead {
+    /// Since when it leads.
+    since: Time,
     planned: Store,
+    flight: Flight,
+    /// Commands that came before it may decide.
+    early: VecDeque<(RequestId, Command)>,
     states: BTreeMap<NodeId, NodeState>,
+    /// When each node was last heard of.
+    heard: BTreeMap<NodeId, Time>,
     reports: Reports,
     dispatch: Dispatch,
     memories: BTreeMap<ServiceId, Memory>,
@@ -90,93 +113,116 @@ pub struct Manager {
     waiting: BTreeSet<ServiceId>,
     /// When to look at a service even if nothing happens.
     wakes: BTreeMap<ServiceId, Time>,
-    /// The disk refused: own work waits until this time, for this long.
-    blocked: Option<(Time, Span)>,
+    /// Roles and members are to be compared.
+    roles_changed: bool,
+    /// Learners that have caught up.
+    caught_up: BTreeSet<NodeId>,
 }
 
 impl Manager {
-    /// With what was found in the log.
-    ///
-    /// # Errors
-    /// When the log holds what this release cannot read; the node must not go on.
-    pub fn new(config: Config, recovered: Recovered, _now: Now) -> Result<Self, RecoverError> {
-        let (mut store, mut index, mut term) = (Store::default(), 0, 0);
-        if let Some((at, of, data)) = recovered.snapshot {
-            store = Store::restore(&data)
-                .map_err(|source| RecoverError::Snapshot { index: at, source })?;
-            (index, term) = (at, of);
-        }
-        let mut grown_bytes = 0;
-        for entry in recovered.entries {
-            if entry.index != index + 1 {
-                return Err(RecoverError::Gap { wanted: index + 1, found: entry.index });
-            }
-            let decoded = codec::decode_entry(&entry.data)
-                .map_err(|source| RecoverError::Entry { index: entry.index, source })?;
-            store.apply(entry.index, &decoded);
-            (index, term) = (entry.index, entry.term);
-            grown_bytes += u64::try_from(entry.data.len()).unwrap_or(u64::MAX);
-        }
-        let dirty = write::all_services(&store);
-        Ok(Self {
-            rng: Rng::from_entropy(config.seed),
-            log: Log::new(index, term, recovered.term, grown_bytes),
-            planned: store.clone(),
-            committed: store,
-            states: BTreeMap::new(),
-            reports: Reports::default(),
-            dispatch: Dispatch::default(),
-            memories: BTreeMap::new(),
-            dirty,
-            waiting: BTreeSet::new(),
-            wakes: BTreeMap::new(),
-            blocked: None,
-            config,
-        })
-    }
-
     /// Takes an input in. Never blocks, never fails.
     pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
-        match input {
-            Input::Tick => {}
-            Input::Command { request, command } => self.command(now, request, command, out),
-            Input::Persisted { index } => self.persisted(index, out),
-            Input::PersistRefused { index, reason } => self.refused(now, index, &reason, out),
-            // Until then the log below the snapshot is simply longer.
-            Input::SnapshotSaved { index: _ } => {}
-            Input::WorkerJoined { node, description } => {
-                self.worker_joined(now, node, description);
-            }
-            Input::Report { node, report } => self.report(now, node, report),
+        out.append(&mut self.pending);
+        if self.broken {
+            return;
         }
-        if self.blocked.is_none_or(|(until, _)| now.mono >= until) {
+        self.take(now, input, out);
+        if self.raft.deadline().is_some_and(|at| at <= now.mono) {
+            self.consensus(now, raft::Input::Tick, out);
+        }
+        if self.leads == Leads::Yes && self.blocked.is_none_or(|(until, _)| now.mono >= until) {
+            self.found(now);
+            self.arrange_members(now);
             self.flush_reports(now, false);
             self.look(now);
-            if self.log.has_outbox() && self.flush_reports(now, true) {
+            if self.lead.flight.has_new() && self.flush_reports(now, true) {
                 self.look(now);
             }
         }
-        self.write_out(out);
-        self.dispatch.flush(&self.committed, self.log.term(), out);
+        self.flush(now, out);
+        self.save_snapshot(out);
+        self.answer_reads(out);
+        if self.leads == Leads::Yes {
+            self.lead.dispatch.flush(&self.committed, self.raft.term(), out);
+        }
+    }
+
+    fn take(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
+        match input {
+            Input::Tick => {}
+            Input::Command { request, command } => self.command(now, request, command, out),
+            Input::Peer { from, message } => {
+                self.consensus(now, raft::Input::Message { from, message }, out);
+            }
+            Input::Reachable { peer } => {
+                self.consensus(now, raft::Input::Reachable { peer }, out);
+            }
+            Input::Persisted { ticket } => {
+                self.consensus(now, raft::Input::Persisted { ticket }, out);
+            }
+            Input::PersistRefused { ticket, reason } => self.refused(now, ticket, reason, out),
+            // Until then the log below the snapshot is simply longer.
+            Input::SnapshotSaved { index } => self.raft.compact(index),
+            Input::SnapshotRefused { index: _ } => {}
+            Input::Stopping => {
+                let mut wants = Vec::new();
+                // Without another manager there is nobody to hand anything to.
+                if self.raft.transfer(now.mono, None, &mut wants).is_ok() {
+                    self.obey(now, wants, out);
+                }
+            }
+            Input::WorkerJoined { node, description } => {
+                self.worker_joined(now, node, description);
+            }
+            Input::WorkerLeft { node } => self.lead.dispatch.leave(node),
+            Input::Heard { node } => {
+                if self.leads != Leads::No {
+                    self.lead.heard.insert(node, now.mono);
+                }
+            }
+            Input::Health { node, state } => self.health(now, node, state),
+            Input::Report { node, report } => self.report(now, node, report),
+        }
     }
 
     /// When to call [`Manager::step`] with [`Input::Tick`] even if nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        let wake = self.wakes.values().min().copied();
-        // What is left to look at while the log is full goes on when the disk answers.
-        let start = (!self.dirty.is_empty() && !self.log.is_full()).then_some(Time(0));
-        let due = [wake, start, self.reports.due()].into_iter().flatten().min()?;
-        Some(self.blocked.map_or(due, |(until, _)| due.max(until)))
+        if self.broken {
+            return None;
+        }
+        let mut due = None;
+        if self.leads == Leads::Yes {
+            let lead = &self.lead;
+            let wake = lead.wakes.values().min().copied();
+            // What is left to look at while the log is full goes on when the disk answers.
+            let start = (!lead.dirty.is_empty() && !lead.flight.is_full() && self.raft.takes_proposals())
+                .then_some(Time(0));
+            let own = [wake, start, lead.reports.due()].into_iter().flatten().min();
+            due = own.map(|due| self.blocked.map_or(due, |(until, _)| due.max(until)));
+        }
+        [due, self.raft.deadline()].into_iter().flatten().min()
     }
 
-    /// Whether the cluster's first entry is durable.
+    /// Whether the cluster's first entry is committed.
     #[must_use]
     pub const fn is_bootstrapped(&self) -> bool {
         self.committed.cluster().is_some()
     }
 
-    /// The durable state; for checks.
+    /// Whether this manager leads and decides.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.leads == Leads::Yes
+    }
+
+    /// The consensus machine; for checks and figures.
+    #[must_use]
+    pub const fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// The committed state; for checks.
     #[must_use]
     pub const fn store(&self) -> &Store {
         &self.committed
@@ -184,29 +230,38 @@ impl Manager {
 
     /// Looks at every service that something happened to, or whose time has come.
     fn look(&mut self, now: Now) {
+        let lead = &mut self.lead;
         let due: Vec<ServiceId> =
-            self.wakes.iter().filter(|(_, at)| **at <= now.mono).map(|(id, _)| *id).collect();
-        self.dirty.extend(due);
-        while !self.log.is_full() {
-            let Some(id) = self.dirty.pop_first() else { break };
-            self.wakes.remove(&id);
-            self.waiting.remove(&id);
-            let mut draft = Draft::new(&self.planned, &self.states, &mut self.rng, now);
-            if let Some(service) = self.planned.service(id) {
-                let memory = self.memories.entry(id).or_default();
+            lead.wakes.iter().filter(|(_, at)| **at <= now.mono).map(|(id, _)| *id).collect();
+        lead.dirty.extend(due);
+        while !self.lead.flight.is_full() && self.raft.takes_proposals() {
+            let lead = &mut self.lead;
+            let Some(id) = lead.dirty.pop_first() else { break };
+            lead.wakes.remove(&id);
+            lead.waiting.remove(&id);
+            let mut draft = Draft::new(&lead.planned, &lead.states, &mut self.rng, now);
+            if let Some(service) = lead.planned.service(id) {
+                let memory = lead.memories.entry(id).or_default();
                 let looked = orchestrator::reconcile(&mut draft, service, memory);
                 if let Some(at) = looked.wake.time() {
-                    self.wakes.insert(id, at);
+                    lead.wakes.insert(id, at);
                 }
                 if looked.waits {
-                    self.waiting.insert(id);
+                    lead.waiting.insert(id);
                 }
             } else {
-                self.memories.remove(&id);
+                lead.memories.remove(&id);
                 orchestrator::remove_all(&mut draft, id);
             }
             let changes = draft.into_changes();
-            self.write_own(now, changes);
+            if !self.write_own(now, changes) {
+                // What was not taken is seen again.
+                if let Some(memory) = self.lead.memories.get_mut(&id) {
+                    memory.reset();
+                }
+                self.lead.dirty.insert(id);
+                break;
+            }
         }
     }
 }

@@ -5,12 +5,12 @@
 //! is gathered for [`Config::report_batch`](super::io::Config) and logged together. That an address
 //! is free again goes along with whatever is written next, or waits for [`CLEANED_WAIT`].
 //!
-//! **Invariant:** what was told is kept until it is durable.
+//! **Invariant:** what was told is kept until it is committed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Manager;
+use super::{Lead, Leads, Manager};
 use super::io::Report;
 use crate::base::id::{NodeId, TaskId};
 use crate::base::time::{Now, Span, Time};
@@ -121,11 +121,16 @@ impl Reports {
 impl Manager {
     /// A worker tells.
     pub(super) fn report(&mut self, now: Now, node: NodeId, report: Report) {
+        if self.leads != Leads::Yes {
+            // It tells everything again when its session with a leader begins.
+            return;
+        }
+        self.lead.heard.insert(node, now.mono);
         for (id, status) in report.statuses {
             self.observe(now, node, id, status);
         }
         let batch = self.config.report_batch;
-        let cleaned = if self.waiting.is_empty() { CLEANED_WAIT } else { batch };
+        let cleaned = if self.lead.waiting.is_empty() { CLEANED_WAIT } else { batch };
         for id in report.cleaned {
             if let Some(told) = self.tell(now, node, id, cleaned) {
                 told.cleaned = true;
@@ -140,8 +145,8 @@ impl Manager {
 
     /// States only grow; the same state again with something else to say replaces it.
     fn observe(&mut self, now: Now, node: NodeId, id: TaskId, status: TaskStatus) {
-        let Some(task) = self.planned.task(id) else { return };
-        let known = self.reports.status(task);
+        let Some(task) = self.lead.planned.task(id) else { return };
+        let known = self.lead.reports.status(task);
         if status.state < known.state || &status == known {
             return;
         }
@@ -156,10 +161,10 @@ impl Manager {
     }
 
     fn tell(&mut self, now: Now, node: NodeId, id: TaskId, wait: Span) -> Option<&mut Told> {
-        self.planned.task(id).filter(|task| task.node == Some(node))?;
+        self.lead.planned.task(id).filter(|task| task.node == Some(node))?;
         let due = now.mono + wait;
         let new = Told { status: None, cleaned: false, removed: false, due, proposed: false };
-        let told = self.reports.told.entry(id).or_insert(new);
+        let told = self.lead.reports.told.entry(id).or_insert(new);
         told.due = told.due.min(due);
         told.proposed = false;
         Some(told)
@@ -168,14 +173,14 @@ impl Manager {
     /// Logs what is due, and with it everything but early states; that, too, when something else
     /// is written `along`. True when there was something.
     pub(super) fn flush_reports(&mut self, now: Now, along: bool) -> bool {
-        let due = self.reports.due().is_some_and(|at| along || at <= now.mono);
-        if self.log.is_full() || !due {
+        let due = self.lead.reports.due().is_some_and(|at| along || at <= now.mono);
+        if self.lead.flight.is_full() || !due {
             return false;
         }
         let mut services = BTreeSet::new();
         let mut changes = Vec::new();
-        let (planned, committed) = (&self.planned, &self.committed);
-        self.reports.told.retain(|id, told| {
+        let (Lead { planned, reports, .. }, committed) = (&mut self.lead, &self.committed);
+        reports.told.retain(|id, told| {
             if told.proposed || (told.is_early() && told.due > now.mono) {
                 return true;
             }
@@ -193,7 +198,7 @@ impl Manager {
         });
         let any = !changes.is_empty();
         self.write_own(now, changes);
-        self.dirty.extend(services);
+        self.lead.dirty.extend(services);
         any
     }
 }

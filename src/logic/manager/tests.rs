@@ -19,11 +19,13 @@ use std::fmt::Write as _;
 use expect_test::expect_file;
 
 use super::Manager;
-use super::io::{Command, Config, Input, LogEntry, Output, Recovered, Report};
+use super::io::{Command, Config, Input, Output, Report};
 use crate::base::id::{ClusterId, NodeId, RequestId, TaskId};
 use crate::base::time::{Now, Span, Time, Wall};
 use crate::logic::fixture;
 use crate::logic::orchestrator::status;
+use crate::logic::raft::io::{Entry, Recovered, Ticket, Timing, Write};
+use crate::model::wire::HardState;
 use crate::model::name::Name;
 use crate::model::node::NodeDescription;
 use crate::model::service::{
@@ -36,7 +38,8 @@ const NODE: NodeId = NodeId::new(7);
 struct Lab {
     manager: Manager,
     now: Time,
-    log: Vec<LogEntry>,
+    log: Vec<Entry>,
+    hard_state: HardState,
     full: bool,
     requests: u128,
     text: String,
@@ -46,7 +49,7 @@ fn description() -> NodeDescription {
     NodeDescription { hostname: "pi".to_owned(), memory_bytes: 1 << 30, ..Default::default() }
 }
 
-fn manager(log: &[LogEntry], now: Now) -> Manager {
+fn manager(log: &[Entry], hard_state: HardState, now: Now) -> Manager {
     let config = Config {
         node: NODE,
         cluster: ClusterId::new(1),
@@ -55,18 +58,19 @@ fn manager(log: &[LogEntry], now: Now) -> Manager {
         report_batch: Span::from_millis(100),
         snapshot_after_bytes: 1 << 20,
         advertise: "10.1.2.3:2377".to_owned(),
+        timing: Timing::default(),
     };
-    let term = log.last().map_or(0, |entry| entry.term);
-    let recovered = Recovered { snapshot: None, entries: log.to_vec(), term };
+    let recovered = Recovered { hard_state, entries: log.to_vec(), ..Recovered::default() };
     Manager::new(config, recovered, now).unwrap()
 }
 
 impl Lab {
     fn new() -> Self {
         let now = Time(0);
-        let manager = manager(&[], Now { mono: now, wall: Wall(0) });
+        let hard_state = HardState::default();
+        let manager = manager(&[], hard_state, Now { mono: now, wall: Wall(0) });
         let (log, text) = (Vec::new(), String::new());
-        let mut lab = Self { manager, now, log, full: false, requests: 0, text };
+        let mut lab = Self { manager, now, log, hard_state, full: false, requests: 0, text };
         let mut out = Vec::new();
         lab.manager.bootstrap(lab.wall(), description(), &mut out);
         lab.outputs(out);
@@ -89,19 +93,25 @@ impl Lab {
         let mut next = None;
         for output in out {
             match output {
-                Output::Persist { entries } => {
+                Output::Persist { ticket, write, .. } => {
+                    let Write::Log { hard_state, entries, .. } = write else {
+                        unreachable!("nobody sends a snapshot")
+                    };
                     writeln!(self.text, "persist {}", entries.len()).unwrap();
-                    let (first, last) = (entries[0].index, entries[entries.len() - 1].index);
                     let reason = "no space left on device".to_owned();
                     next = Some(if self.full {
-                        Input::PersistRefused { index: first, reason }
+                        Input::PersistRefused { ticket, reason }
                     } else {
+                        self.hard_state = hard_state.unwrap_or(self.hard_state);
+                        if let Some(first) = entries.first() {
+                            self.log.retain(|entry| entry.index < first.index);
+                        }
                         self.log.extend(entries);
-                        Input::Persisted { index: last }
+                        Input::Persisted { ticket }
                     });
                 }
-                Output::SaveSnapshot { index, .. } => {
-                    writeln!(self.text, "snapshot {index}").unwrap();
+                Output::SaveSnapshot { snapshot } => {
+                    writeln!(self.text, "snapshot {}", snapshot.index).unwrap();
                 }
                 Output::Reply { reply, .. } => match reply {
                     Ok(_) => self.text.push_str("ok\n"),
@@ -114,6 +124,10 @@ impl Lab {
                     names.sort();
                     let removed = assignments.removed.len();
                     writeln!(self.text, "assign{all} {names:?} removed {removed}").unwrap();
+                }
+                Output::Leader { .. } => {}
+                Output::Send { .. } | Output::Removed | Output::Broken { .. } => {
+                    panic!("one manager alone: {output:?}")
                 }
             }
         }
@@ -245,7 +259,7 @@ impl Lab {
             ("full", _) => self.full = true,
             ("space", _) => self.full = false,
             ("restart", _) => {
-                self.manager = manager(&self.log, self.wall());
+                self.manager = manager(&self.log, self.hard_state, self.wall());
                 self.step(Input::WorkerJoined { node: NODE, description: description() });
             }
             ("deadline", _) => {
@@ -434,20 +448,18 @@ fn a_network_without_a_free_address_is_told_and_what_is_freed_goes_to_who_waits(
 #[test]
 fn at_the_limit_of_entries_that_wait_for_the_disk_a_command_is_refused() {
     let mut lab = Lab::new();
-    let (mut replies, mut last) = (Vec::new(), 0);
+    let (mut replies, mut last) = (Vec::new(), Ticket::default());
     let now = lab.wall();
     let mut step = |lab: &mut Lab, input| {
         let mut out = Vec::new();
         lab.manager.step(now, input, &mut out);
-        let mut written = 0;
         for output in out {
             match output {
-                Output::Persist { entries } => written = entries[entries.len() - 1].index,
+                Output::Persist { ticket, .. } => last = ticket,
                 Output::Reply { reply, .. } => replies.push(reply.map(|_| ())),
-                Output::SaveSnapshot { .. } | Output::Assign { .. } => {}
+                _ => {}
             }
         }
-        last = last.max(written);
         last
     };
     let asked = 1_200;
@@ -456,8 +468,8 @@ fn at_the_limit_of_entries_that_wait_for_the_disk_a_command_is_refused() {
         let command = Command::CreateService { spec: Box::new(spec.validate().unwrap()) };
         step(&mut lab, Input::Command { request: RequestId::new(n), command });
     }
-    let index = step(&mut lab, Input::Tick);
-    step(&mut lab, Input::Persisted { index });
+    let ticket = step(&mut lab, Input::Tick);
+    step(&mut lab, Input::Persisted { ticket });
     let busy = "too many changes wait for the disk; try again in a moment";
     let refused = replies.iter().filter_map(|reply| reply.as_ref().err());
     let refused: Vec<String> = refused.map(ToString::to_string).collect();

@@ -1,13 +1,15 @@
-//! How the manager writes: entries proposed on the planned store, committed when they are durable,
-//! undone when the disk refuses.
+//! How the leader writes: entries proposed on the planned store, in flight until they are committed.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use super::io::{CommandError, Output, Reply};
-use super::log::InFlight;
-use super::{Manager, REFUSED_WAIT_MAX, REFUSED_WAIT_MIN};
+use super::Manager;
+use super::flight::Own;
+use super::io::{CommandError, Reply};
 use crate::base::id::{RequestId, ServiceId};
-use crate::base::time::{Now, Span, Wall};
+use crate::base::time::Now;
+use crate::logic::codec;
+use crate::logic::raft::io::ProposeError;
 use crate::logic::store::{ApplyResult, Effect, OWN_REQUEST, Store};
 use crate::model::entry::{Change, ENTRY_CHANGES_MAX, Entry, Precondition};
 use crate::model::object::{Object, ObjectId};
@@ -16,7 +18,7 @@ use crate::model::object::{Object, ObjectId};
 pub(super) const ENTRY_BYTES_MAX: usize = 512 << 10;
 
 impl Manager {
-    /// Proposes what somebody asked for; answered when it is durable.
+    /// Proposes what somebody asked for; answered when it is committed.
     pub(super) fn write_asked(
         &mut self,
         now: Now,
@@ -24,17 +26,16 @@ impl Manager {
         preconditions: Vec<Precondition>,
         changes: Vec<Change>,
     ) -> Result<(), CommandError> {
-        if self.log.is_full() {
-            return Err(CommandError::Busy(
-                "too many changes wait for the disk; try again in a moment".to_owned(),
-            ));
+        if self.lead.flight.is_full() {
+            return Err(busy());
         }
         let entry = Entry { request, time: now.wall, preconditions, changes };
-        self.propose(entry, vec![request])
+        self.propose(now, entry, vec![request])
     }
 
-    /// Proposes the manager's own work, in as many entries as it takes.
-    pub(super) fn write_own(&mut self, now: Now, changes: Vec<Change>) {
+    /// Proposes the manager's own work, in as many entries as it takes. False when not all of it
+    /// was taken: what is left is seen again at the next look.
+    pub(super) fn write_own(&mut self, now: Now, changes: Vec<Change>) -> bool {
         let mut batch = Vec::new();
         let mut bytes = 0;
         for change in changes {
@@ -42,126 +43,96 @@ impl Manager {
             if !batch.is_empty()
                 && (batch.len() >= ENTRY_CHANGES_MAX || bytes + size > ENTRY_BYTES_MAX)
             {
-                self.propose_own(now.wall, std::mem::take(&mut batch));
+                if !self.propose_own(now, std::mem::take(&mut batch)) {
+                    return false;
+                }
                 bytes = 0;
             }
             bytes += size;
             batch.push(change);
         }
-        if !batch.is_empty() {
-            self.propose_own(now.wall, batch);
-        }
+        batch.is_empty() || self.propose_own(now, batch)
     }
 
-    fn propose_own(&mut self, time: Wall, changes: Vec<Change>) {
+    fn propose_own(&mut self, now: Now, changes: Vec<Change>) -> bool {
+        let time = now.wall;
         let entry = Entry { request: OWN_REQUEST, time, preconditions: Vec::new(), changes };
-        let proposed = self.propose(entry, Vec::new());
-        debug_assert!(proposed.is_ok(), "the manager's own objects can be encoded");
+        self.propose(now, entry, Vec::new()).is_ok()
     }
 
-    fn propose(&mut self, entry: Entry, waiting: Vec<RequestId>) -> Result<(), CommandError> {
-        let encoded = self
-            .log
-            .encode(&entry)
+    fn propose(&mut self, now: Now, entry: Entry, waiting: Vec<RequestId>) -> Result<(), CommandError> {
+        let encoded = codec::encode_entry(&entry)
             .map_err(|error| CommandError::Invalid(format!("cannot write this change: {error}")))?;
-        let applied = self.planned.apply(encoded.index, &entry);
+        let bytes = encoded.len();
+        let index = self.raft.propose(now.mono, Arc::from(encoded)).map_err(|error| self.not_now(error))?;
+        let applied = self.lead.planned.apply(index, &entry);
         for effect in &applied.effects {
             self.touch(effect);
         }
-        self.log.push(encoded, entry, applied, waiting);
+        self.lead.flight.push(index, bytes, Some(Own { entry, applied, waiting }));
         Ok(())
+    }
+
+    /// Why consensus takes nothing, for the user.
+    pub(super) fn not_now(&self, error: ProposeError) -> CommandError {
+        match error {
+            ProposeError::NotLeader => {
+                CommandError::NotLeader { leader: self.raft.leader() }
+            }
+            ProposeError::Full => busy(),
+            ProposeError::Transferring | ProposeError::ChangeUnderWay => {
+                CommandError::Busy(format!("{error}; try again in a moment"))
+            }
+            ProposeError::TooLarge(_) => {
+                CommandError::Invalid(format!("cannot write this change: {error}"))
+            }
+            ProposeError::QuorumLost => CommandError::Precondition(LOSS_OF_QUORUM.to_owned()),
+            ProposeError::BadChange => CommandError::Precondition(error.to_string()),
+        }
     }
 
     /// Marks the services that a write concerns.
     fn touch(&mut self, effect: &Effect) {
+        let lead = &mut self.lead;
         match effect {
             Effect::Service(service) => {
-                self.dirty.insert(service.id);
+                lead.dirty.insert(service.id);
             }
             Effect::Task(task) => {
                 if task.status.state.is_terminal() || task.addresses.is_empty() {
-                    self.dirty.extend(&self.waiting);
+                    lead.dirty.extend(&lead.waiting);
                 }
             }
             Effect::Remove(ObjectId::Service(id)) => {
-                self.dirty.insert(*id);
+                lead.dirty.insert(*id);
             }
-            Effect::Remove(ObjectId::Task(_)) => self.dirty.extend(&self.waiting),
-            Effect::Cluster(_) | Effect::Node(_) | Effect::Network(_) => {
-                self.dirty.extend(self.planned.services().map(|service| service.id));
+            Effect::Remove(ObjectId::Task(_)) => lead.dirty.extend(&lead.waiting),
+            Effect::Node(_) | Effect::Remove(ObjectId::Node(_)) => {
+                lead.roles_changed = true;
+                lead.dirty.extend(lead.planned.services().map(|service| service.id));
             }
-            Effect::Remove(ObjectId::Cluster(_) | ObjectId::Node(_) | ObjectId::Network(_)) => {}
+            Effect::Cluster(_) | Effect::Network(_) => {
+                lead.dirty.extend(lead.planned.services().map(|service| service.id));
+            }
+            Effect::Remove(ObjectId::Cluster(_) | ObjectId::Network(_)) => {}
         }
     }
+}
 
-    /// Hands the new entries to the disk, and a snapshot when it is time.
-    pub(super) fn write_out(&mut self, out: &mut Vec<Output>) {
-        let entries = self.log.take_outbox();
-        if !entries.is_empty() {
-            out.push(Output::Persist { entries });
-        }
-    }
+/// Swarm's refusal to lose a manager that is needed.
+pub(super) const LOSS_OF_QUORUM: &str = "rpc error: code = FailedPrecondition desc = can't remove \
+    member from the raft: this would result in a loss of quorum";
 
-    /// Everything through `index` is durable.
-    pub(super) fn persisted(&mut self, index: u64, out: &mut Vec<Output>) {
-        while let Some(entry) = self.log.commit(index) {
-            self.blocked = None;
-            self.committed.install(entry.index, &entry.entry, &entry.applied);
-            for effect in &entry.applied.effects {
-                self.dispatch.note(effect);
-            }
-            self.reports.committed(&entry.applied.effects);
-            answer(entry, out);
-        }
-        if self.log.take_growth(self.config.snapshot_after_bytes)
-            && let Ok(data) = self.committed.snapshot()
-        {
-            let (index, term) = self.log.committed();
-            out.push(Output::SaveSnapshot { index, term, data });
-        }
-    }
-
-    /// Nothing from `index` on was written: it is undone, and whoever waits is told.
-    pub(super) fn refused(&mut self, now: Now, index: u64, reason: &str, out: &mut Vec<Output>) {
-        let refused = self.log.refuse(index);
-        if refused.is_empty() {
-            return;
-        }
-        self.planned = self.committed.clone();
-        let Self { planned, log, .. } = self;
-        for entry in log.in_flight() {
-            planned.install(entry.index, &entry.entry, &entry.applied);
-        }
-        for entry in refused {
-            for request in entry.waiting {
-                let reply =
-                    Err(CommandError::Storage(format!("cannot write the cluster's log: {reason}")));
-                out.push(Output::Reply { request, reply });
-            }
-        }
-        for memory in self.memories.values_mut() {
-            memory.reset();
-        }
-        self.reports.retry();
-        self.wakes.clear();
-        self.dirty = all_services(&self.planned);
-        let wait = self.blocked.map_or(REFUSED_WAIT_MIN, |(_, last)| {
-            Span(last.0.saturating_mul(2)).min(REFUSED_WAIT_MAX)
-        });
-        self.blocked = Some((now.mono + wait, wait));
-    }
+fn busy() -> CommandError {
+    CommandError::Busy(
+        "too many changes wait for the disk; try again in a moment".to_owned(),
+    )
 }
 
 /// Every service that has an object or a task: one may be gone while its tasks are still there.
 pub(super) fn all_services(store: &Store) -> BTreeSet<ServiceId> {
     let services = store.services().map(|service| service.id);
     services.chain(store.tasks().map(|task| task.service)).collect()
-}
-
-fn answer(entry: InFlight, out: &mut Vec<Output>) {
-    for request in entry.waiting {
-        out.push(Output::Reply { request, reply: reply(entry.applied.result) });
-    }
 }
 
 /// The answer that a result stands for.

@@ -35,6 +35,14 @@ pub struct Applied {
     pub effects: Vec<Effect>,
 }
 
+impl Applied {
+    /// Nothing was done.
+    #[must_use]
+    pub const fn nothing() -> Self {
+        Self { result: ApplyResult::Done, effects: Vec::new() }
+    }
+}
+
 /// One write as it was done, version and times included.
 #[derive(Clone, Debug)]
 pub enum Effect {
@@ -77,6 +85,11 @@ impl Store {
         }
         self.index = index;
         self.answers.note(entry.request, applied.result);
+    }
+
+    /// The entry at `index` is not the store's: only the index moves on.
+    pub const fn skip(&mut self, index: u64) {
+        self.index = index;
     }
 
     fn holds(&self, preconditions: &[Precondition]) -> bool {

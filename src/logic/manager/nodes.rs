@@ -1,0 +1,152 @@
+//! Nodes: they join, are changed and removed, and are heard of.
+
+use super::command::Asked;
+use super::io::CommandError;
+use super::write::LOSS_OF_QUORUM;
+use super::{Leads, Manager};
+use crate::base::id::{NodeId, RequestId};
+use crate::base::time::Now;
+use crate::model::entry::{Change, Precondition};
+use crate::model::node::{Availability, Node, NodeDescription, NodeSpec, NodeState, Role};
+use crate::model::object::{Meta, Object, ObjectId};
+
+impl Manager {
+    /// A node joined, or tells another address.
+    pub(super) fn add_node(&mut self, now: Now, request: RequestId, new: NewNode) -> Asked {
+        let NewNode { id, description, role, address, manager } = new;
+        let (condition, node) = match self.lead.planned.node(id) {
+            // What the user wanted of it since it joined stays.
+            Some(old) => {
+                let condition = Precondition::Version(ObjectId::Node(id), old.meta.version);
+                let mut node = old.as_ref().clone();
+                (node.description, node.address, node.manager) = (description, address, manager);
+                (condition, node)
+            }
+            None => {
+                let availability = Availability::Active;
+                let spec = NodeSpec { role, availability, ..NodeSpec::default() };
+                let meta = Meta::default();
+                let node = Node { id, meta, spec, description, address, manager };
+                (Precondition::Absent(ObjectId::Node(id)), node)
+            }
+        };
+        let put = Change::Put(Object::Node(Box::new(node)));
+        self.write_asked(now, request, vec![condition], vec![put])?;
+        Ok(None)
+    }
+
+    /// The user wants something else of a node.
+    pub(super) fn update_node(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        id: NodeId,
+        version: u64,
+        spec: NodeSpec,
+    ) -> Asked {
+        let old = self.lead.planned.node(id).ok_or_else(|| no_node(id))?;
+        if old.meta.version != version {
+            return Err(CommandError::OutOfSequence);
+        }
+        if old.spec.role == Role::Manager && spec.role == Role::Worker {
+            let managers = self.lead.planned.nodes().filter(|it| it.spec.role == Role::Manager);
+            if managers.count() <= 1 {
+                return Err(CommandError::Precondition(LAST_MANAGER.to_owned()));
+            }
+            if !self.can_lose(id) {
+                return Err(CommandError::Precondition(LOSS_OF_QUORUM.to_owned()));
+            }
+        }
+        let mut node = old.as_ref().clone();
+        node.spec = spec;
+        let current = Precondition::Version(ObjectId::Node(id), version);
+        let put = Change::Put(Object::Node(Box::new(node)));
+        self.write_asked(now, request, vec![current], vec![put])?;
+        Ok(None)
+    }
+
+    /// The user wants a node gone.
+    pub(super) fn remove_node(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        id: NodeId,
+        force: bool,
+    ) -> Asked {
+        let node = self.lead.planned.node(id).ok_or_else(|| no_node(id))?;
+        let members = self.raft.members();
+        let member = members.voters.contains(&id) || members.learners.contains(&id);
+        if node.spec.role == Role::Manager || member {
+            return Err(CommandError::Precondition(format!(
+                "rpc error: code = FailedPrecondition desc = node {id} is a cluster manager and is \
+                 a member of the raft cluster. It must be demoted to worker before removal"
+            )));
+        }
+        if !force && self.lead.states.get(&id) == Some(&NodeState::Ready) {
+            return Err(CommandError::Precondition(format!(
+                "rpc error: code = FailedPrecondition desc = node {id} is not down and can't be \
+                 removed"
+            )));
+        }
+        let current = Precondition::Version(ObjectId::Node(id), node.meta.version);
+        let remove = Change::Remove(ObjectId::Node(id));
+        self.write_asked(now, request, vec![current], vec![remove])?;
+        Ok(None)
+    }
+
+    /// A worker began a session.
+    pub(super) fn worker_joined(&mut self, now: Now, id: NodeId, description: NodeDescription) {
+        if self.leads == Leads::No {
+            return;
+        }
+        self.lead.heard.insert(id, now.mono);
+        self.lead.dispatch.join(id);
+        self.set_state(id, NodeState::Ready);
+        if self.leads != Leads::Yes {
+            return;
+        }
+        let Some(node) = self.lead.planned.node(id) else { return };
+        if node.description != description {
+            let mut node = node.as_ref().clone();
+            node.description = description;
+            self.write_own(now, vec![Change::Put(Object::Node(Box::new(node)))]);
+        }
+    }
+
+    /// The evidence says something else of a node than before.
+    pub(super) fn health(&mut self, now: Now, id: NodeId, state: NodeState) {
+        if self.leads == Leads::No {
+            return;
+        }
+        if state == NodeState::Ready {
+            self.lead.heard.insert(id, now.mono);
+        }
+        self.set_state(id, state);
+    }
+
+    fn set_state(&mut self, id: NodeId, state: NodeState) {
+        let lead = &mut self.lead;
+        if lead.states.insert(id, state) != Some(state) {
+            lead.roles_changed = true;
+            lead.dirty.extend(lead.planned.services().map(|service| service.id));
+        }
+    }
+}
+
+/// A node that joins, as its join names it.
+#[derive(Debug)]
+pub(super) struct NewNode {
+    pub(super) id: NodeId,
+    pub(super) description: NodeDescription,
+    pub(super) role: Role,
+    pub(super) address: String,
+    pub(super) manager: Option<String>,
+}
+
+/// Swarm's refusal of a swarm without managers.
+const LAST_MANAGER: &str = "rpc error: code = FailedPrecondition desc = attempting to demote the \
+    last manager of the swarm";
+
+fn no_node(id: NodeId) -> CommandError {
+    CommandError::NotFound(format!("node {id} not found"))
+}

@@ -1,0 +1,111 @@
+//! A manager from what was found on its disk.
+
+use std::sync::Arc;
+
+use super::io::Config;
+use super::{Lead, Leads, Manager};
+use crate::base::rng::Rng;
+use crate::base::time::Now;
+use crate::logic::raft::io::{self as raft, Members, Payload, Snapshot};
+use crate::logic::raft::{self as consensus, Raft};
+use crate::logic::store::{SnapshotError, Store};
+
+/// Most bytes of entries that are proposed and not committed. The manager stops its own work well
+/// below it ([`super::flight`]), so that what users ask for finds room.
+const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
+
+/// Most bytes under way to one follower.
+const IN_FLIGHT_BYTES_MAX: u64 = 4 << 20;
+
+/// What was found in the log cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The snapshot.
+    #[error("cannot read the snapshot at index {index}")]
+    Snapshot {
+        /// Its last index.
+        index: u64,
+        /// Why.
+        #[source]
+        source: SnapshotError,
+    },
+    /// The log.
+    #[error("cannot use the log")]
+    Log(#[source] consensus::RecoverError),
+}
+
+impl Manager {
+    /// With what was found in the log; a manager that is to join has found nothing.
+    ///
+    /// # Errors
+    /// When the log holds what this release cannot read; the node must not go on.
+    pub fn new(
+        config: Config,
+        mut recovered: raft::Recovered,
+        now: Now,
+    ) -> Result<Self, RecoverError> {
+        let (mut committed, mut term, mut members) = (Store::default(), 0, Members::default());
+        adopt_single(&config, &mut recovered);
+        if let Some(snapshot) = recovered.snapshot.as_ref() {
+            if snapshot.index > 0 {
+                committed = Store::restore(&snapshot.data)
+                    .map_err(|source| RecoverError::Snapshot { index: snapshot.index, source })?;
+            }
+            (term, members) = (snapshot.term, snapshot.members.clone());
+        }
+        let mut rng = Rng::from_entropy(config.seed);
+        let mut seed = [0; 32];
+        for chunk in seed.chunks_exact_mut(8) {
+            chunk.copy_from_slice(&rng.next_u64().to_le_bytes());
+        }
+        let raft_config = raft::Config {
+            id: config.node,
+            seed,
+            epoch: committed.cluster().map_or(0, |cluster| cluster.epoch),
+            timing: config.timing,
+            uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
+            in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
+        };
+        let raft = Raft::new(raft_config, recovered, now.mono).map_err(RecoverError::Log)?;
+        let mut manager = Self {
+            rng,
+            raft,
+            members,
+            committed,
+            committed_term: term,
+            grown_bytes: 0,
+            reads: Vec::new(),
+            founder: None,
+            blocked: None,
+            refusal: String::new(),
+            broken: false,
+            leads: Leads::No,
+            lead: Lead::default(),
+            pending: Vec::new(),
+            config,
+        };
+        // What is known to be committed is applied at once.
+        let mut pending = Vec::new();
+        manager.flush(now, &mut pending);
+        manager.pending = pending;
+        Ok(manager)
+    }
+}
+
+/// A log from before there were members is this manager's alone.
+fn adopt_single(config: &Config, recovered: &mut raft::Recovered) {
+    let found = recovered.snapshot.is_some() || !recovered.entries.is_empty();
+    let told = recovered.snapshot.as_ref().is_some_and(|s| !s.members.voters.is_empty())
+        || recovered.entries.iter().any(|entry| matches!(entry.payload, Payload::Members(_)));
+    if !found || told {
+        return;
+    }
+    let members = Members { voters: [config.node].into(), ..Members::default() };
+    match &mut recovered.snapshot {
+        Some(snapshot) => snapshot.members = members,
+        None => {
+            let data = Arc::from([]);
+            recovered.snapshot = Some(Snapshot { index: 0, term: 0, members, data });
+        }
+    }
+}
