@@ -73,6 +73,7 @@ impl Manager {
             subnet_prefix: 24,
             epoch: 1,
             feature_level: 1,
+            rebalance: false,
         };
         let spec = NodeSpec {
             labels: Labels::new(),
@@ -133,6 +134,8 @@ impl Manager {
             spec_version: self.log.next_index(),
             ports,
             update_status: None,
+            job: None,
+            vips: Vec::new(),
         };
         let absent = Precondition::Absent(ObjectId::Service(id));
         let put = Change::Put(Object::Service(Box::new(service)));

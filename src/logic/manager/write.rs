@@ -90,7 +90,16 @@ impl Manager {
             Effect::Cluster(_) | Effect::Node(_) | Effect::Network(_) => {
                 self.dirty.extend(self.planned.services().map(|service| service.id));
             }
-            Effect::Remove(ObjectId::Cluster(_) | ObjectId::Node(_) | ObjectId::Network(_)) => {}
+            // No service's tasks hang on these: a spec names them before it is accepted.
+            Effect::Secret(_) | Effect::Config(_) | Effect::Resource(_) => {}
+            Effect::Remove(
+                ObjectId::Cluster(_)
+                | ObjectId::Node(_)
+                | ObjectId::Network(_)
+                | ObjectId::Secret(_)
+                | ObjectId::Config(_)
+                | ObjectId::Resource(_),
+            ) => {}
         }
     }
 
@@ -180,6 +189,9 @@ fn size(change: &Change) -> usize {
             let size = postcard::ser_flavors::Size::default();
             64 + postcard::serialize_with_flavor(&task.spec, size).unwrap_or(0)
         }
+        Change::Put(Object::Secret(secret)) => 64 + secret.data.len(),
+        Change::Put(Object::Config(config)) => 64 + config.data.len(),
+        Change::Put(Object::Resource(resource)) => 64 + resource.payload.len(),
         Change::Put(
             Object::Cluster(_) | Object::Node(_) | Object::Network(_) | Object::Service(_),
         )
