@@ -1,5 +1,7 @@
 //! What this machine is, read once at start.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use nix::sys::sysinfo::sysinfo;
@@ -7,7 +9,10 @@ use nix::sys::utsname::uname;
 
 use super::handle::Facts;
 use super::options::Options;
-use crate::model::node::{NodeDescription, Platform};
+use crate::model::node::{DEVICES_MAX, NodeDescription, Platform};
+
+/// How far below `/dev` devices are looked for: `/dev/bus/usb/001`.
+const DEVICE_DEPTH_MAX: usize = 3;
 
 /// Reads what the node will say of itself.
 pub(super) fn read(options: &Options, runc: &str) -> Facts {
@@ -36,6 +41,7 @@ pub(super) fn read(options: &Options, runc: &str) -> Facts {
             generic: Vec::new(),
             engine_labels,
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
+            devices: devices(Path::new("/dev")),
         },
         kernel,
         os: os_name(),
@@ -45,6 +51,35 @@ pub(super) fn read(options: &Options, runc: &str) -> Facts {
             .to_owned(),
         data_root: options.data_root.display().to_string(),
     }
+}
+
+/// The devices below `root` and the folders that hold some, by path, at most [`DEVICES_MAX`]. What
+/// cannot be read or is named in no text is left out.
+fn devices(root: &Path) -> Vec<String> {
+    let mut found = BTreeSet::new();
+    walk_devices(root, DEVICE_DEPTH_MAX, &mut found);
+    found.into_iter().take(DEVICES_MAX).collect()
+}
+
+/// Whether there is a device in `folder` or below.
+fn walk_devices(folder: &Path, depth: usize, found: &mut BTreeSet<String>) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    let mut any = false;
+    for entry in entries.flatten() {
+        // Links are not followed: what they lead to is found by its own name.
+        let Ok(kind) = entry.file_type() else { continue };
+        let path = entry.path();
+        let holds = if kind.is_dir() {
+            depth > 1 && walk_devices(&path, depth - 1, found)
+        } else {
+            kind.is_char_device() || kind.is_block_device()
+        };
+        if holds && let Some(path) = path.to_str() {
+            found.insert(path.to_owned());
+            any = true;
+        }
+    }
+    any
 }
 
 /// Docker's words for what `uname -m` says.
@@ -74,6 +109,18 @@ fn os_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn devices_and_the_folders_that_hold_some_are_told_in_order() {
+        let found = devices(Path::new("/dev"));
+        assert!(found.contains(&"/dev/null".to_owned()), "{found:?}");
+        assert!(found.is_sorted() && found.len() <= DEVICES_MAX);
+        assert!(devices(Path::new("/proc/self/fdinfo")).is_empty());
+        let mut all = BTreeSet::new();
+        assert!(walk_devices(Path::new("/"), 2, &mut all), "the folder /dev holds devices");
+        assert!(all.contains("/dev") && all.contains("/dev/null"));
+        assert!(!walk_devices(Path::new("/"), 1, &mut BTreeSet::new()), "they are too deep");
+    }
 
     #[test]
     fn machines_have_dockers_names() {

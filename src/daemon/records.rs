@@ -12,10 +12,14 @@ use crate::host::images::InUse;
 use crate::logic::manager::io::Fence;
 use crate::model::digest::Digest;
 use crate::model::task::Task;
-use crate::model::wire::Kind;
+use crate::model::v1;
+use crate::model::wire::{Frame, Kind};
 
 /// Version of [`TaskRecord`].
-const RECORD_VERSION: u16 = 1;
+const RECORD_VERSION: u16 = 2;
+
+/// The version before it, which is read, too.
+const RECORD_VERSION_OLD: u16 = 1;
 
 /// One task's record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +34,21 @@ pub(super) struct TaskRecord {
     pub(super) boot: String,
 }
 
+/// Version 1 of [`TaskRecord`].
+#[derive(Deserialize)]
+struct TaskRecordV1 {
+    task: v1::Task,
+    fence: Fence,
+    image: Digest,
+    boot: String,
+}
+
+impl From<TaskRecordV1> for TaskRecord {
+    fn from(old: TaskRecordV1) -> Self {
+        Self { task: old.task.into(), fence: old.fence, image: old.image, boot: old.boot }
+    }
+}
+
 impl TaskRecord {
     fn path(data: &DataRoot, task: TaskId) -> PathBuf {
         data.task(task).join("task")
@@ -37,7 +56,15 @@ impl TaskRecord {
 
     /// Reads the record of a task; `None` when there is none.
     pub(super) fn read(data: &DataRoot, task: TaskId) -> Result<Option<Self>, LedgerError> {
-        ledger::read(&Self::path(data, task), Kind::TASK, RECORD_VERSION)
+        let path = Self::path(data, task);
+        let Some((version, payload)) = ledger::load(&path, Kind::TASK)? else { return Ok(None) };
+        let frame = Frame { kind: Kind::TASK, version, payload: &payload };
+        let record = if version == RECORD_VERSION_OLD {
+            frame.decode(Kind::TASK, version).map(|old: TaskRecordV1| old.into())
+        } else {
+            frame.decode(Kind::TASK, RECORD_VERSION)
+        };
+        record.map(Some).map_err(|source| LedgerError::Decode { path, source })
     }
 
     /// Makes the record durable. Its folder is there.
@@ -95,4 +122,45 @@ pub(super) enum RecordsError {
         #[source]
         source: LedgerError,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{ExpectFile, expect_file};
+
+    use super::*;
+    use crate::model::sample;
+
+    fn record(task: Task) -> TaskRecord {
+        let fence = Fence { epoch: 1, term: 2, index: 300 };
+        TaskRecord { task, fence, image: Digest([7; 32]), boot: "boot".to_owned() }
+    }
+
+    fn bytes_of(file: &ExpectFile) -> Vec<u8> {
+        let text: String = file.data().chars().filter(|c| !c.is_whitespace()).collect();
+        let pairs = text.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+        pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+    }
+
+    /// A difference means that tasks of an older release are lost: make a new version.
+    #[test]
+    fn the_frozen_bytes_of_a_record() {
+        let folder = std::env::temp_dir().join(format!("skep-records-{}", std::process::id()));
+        let data = DataRoot::prepare(&folder).unwrap();
+        let written = record(sample::task());
+        let id = written.task.id;
+        let path = TaskRecord::path(&data, id);
+        std::fs::create_dir_all(data.task(id)).unwrap();
+        written.write(&data).unwrap();
+        let line = |line: &[u8]| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let lines: Vec<String> = std::fs::read(&path).unwrap().chunks(32).map(line).collect();
+        let now = expect_file!["../../tests/data/wire/task-record-2.hex"];
+        now.assert_eq(&(lines.join("\n") + "\n"));
+        assert_eq!(TaskRecord::read(&data, id).unwrap(), Some(written));
+
+        let old = expect_file!["../../tests/data/wire/task-record-1.hex"];
+        std::fs::write(&path, bytes_of(&old)).unwrap();
+        assert_eq!(TaskRecord::read(&data, id).unwrap(), Some(record(sample::task_v1())));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

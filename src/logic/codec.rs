@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::model::entry::Entry;
+use crate::model::v1;
 use crate::model::wire::{self, Kind, WireError};
 
 /// An [`Entry`] of the store.
@@ -14,8 +15,11 @@ pub const STORE_ENTRY: Kind = Kind(192);
 /// A snapshot of the store.
 pub const STORE_SNAPSHOT: Kind = Kind(193);
 
-/// The version that this release writes and reads, of both kinds.
-const VERSION: u16 = 1;
+/// The version that this release writes, of both kinds.
+const VERSION: u16 = 2;
+
+/// The version before it, which is read, too ([`v1`]).
+const VERSION_OLD: u16 = 1;
 
 /// Largest entry: with its envelope it fits into one record of the log.
 pub const STORE_ENTRY_BYTES_MAX: usize = 3 << 19;
@@ -42,18 +46,22 @@ pub fn encode<T: Serialize>(kind: Kind, value: &T, limit: usize) -> Result<Vec<u
     wire::encode(kind, VERSION, value, limit).map_err(CodecError::Wire)
 }
 
-/// The value of a frame that must be all of `bytes`.
+/// The value of a frame that must be all of `bytes`; one of the version before is turned into what
+/// it is now.
 ///
 /// # Errors
 /// When kind, version, length or shape are not what they should be.
-pub fn decode<T: DeserializeOwned>(
-    kind: Kind,
-    bytes: &[u8],
-    limit: usize,
-) -> Result<T, CodecError> {
+pub fn decode<T, Old>(kind: Kind, bytes: &[u8], limit: usize) -> Result<T, CodecError>
+where
+    T: DeserializeOwned + From<Old>,
+    Old: DeserializeOwned,
+{
     let (frame, rest) = wire::split(bytes, limit).map_err(CodecError::Wire)?;
     if !rest.is_empty() {
         return Err(CodecError::Rest(rest.len()));
+    }
+    if frame.version == VERSION_OLD {
+        return frame.decode::<Old>(kind, VERSION_OLD).map(T::from).map_err(CodecError::Wire);
     }
     frame.decode(kind, VERSION).map_err(CodecError::Wire)
 }
@@ -71,5 +79,5 @@ pub fn encode_entry(entry: &Entry) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// As [`decode`].
 pub fn decode_entry(bytes: &[u8]) -> Result<Entry, CodecError> {
-    decode(STORE_ENTRY, bytes, STORE_ENTRY_BYTES_MAX)
+    decode::<Entry, v1::Entry>(STORE_ENTRY, bytes, STORE_ENTRY_BYTES_MAX)
 }

@@ -13,8 +13,8 @@ use crate::model::network::{Network, Subnet};
 use crate::model::node::{Node, NodeDescription, NodeSpec};
 use crate::model::object::{Meta, Object};
 use crate::model::service::{
-    ContainerSpec, EndpointSpec, Labels, Mode, Placement, Port, Protocol, PublishMode, Resources,
-    RestartPolicy, Service, ServiceSpec, TaskSpec,
+    ContainerSpec, EndpointSpec, Labels, Mode, OnDisconnect, Placement, Port, Protocol,
+    PublishMode, Resources, RestartPolicy, Service, ServiceSpec, TaskSpec,
 };
 use crate::model::task::{Task, TaskState};
 
@@ -30,6 +30,7 @@ pub(crate) fn spec(name: &str, image: &str, replicas: u64) -> ServiceSpec {
             log: None,
             networks: Vec::new(),
             force_update: 0,
+            on_disconnect: OnDisconnect::Keep,
         },
         mode: Mode::Replicated { replicas },
         update: None,
@@ -52,6 +53,8 @@ pub(crate) fn service(id: u128, name: &str) -> Service {
         spec_version: 1,
         ports: Vec::new(),
         update_status: None,
+        job: None,
+        vips: Vec::new(),
     }
 }
 
@@ -88,6 +91,7 @@ pub(crate) fn cluster(task_history_limit: i64) -> Cluster {
         subnet_prefix: 24,
         epoch: 1,
         feature_level: 1,
+        rebalance: false,
     }
 }
 
@@ -117,5 +121,7 @@ pub(crate) fn task(id: u128, service: u128) -> Task {
         status: status(TaskState::New, Wall(0), "created"),
         job_iteration: 0,
         not_before: None,
+        generic: Vec::new(),
+        adopted_from: None,
     }
 }

@@ -28,4 +28,7 @@ pub struct Cluster {
     pub epoch: u64,
     /// Shapes of records that all managers read.
     pub feature_level: u32,
+    /// Running tasks may be moved when nodes come or change, so that each has its share; swarm
+    /// never does.
+    pub rebalance: bool,
 }

@@ -13,8 +13,13 @@ pub mod name;
 pub mod network;
 pub mod node;
 pub mod object;
+pub mod payload;
+pub mod resource;
 pub mod route;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod service;
 pub mod spec_check;
 pub mod task;
+pub mod v1;
 pub mod wire;

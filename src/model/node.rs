@@ -3,8 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::object::Meta;
+use super::resource::Generic;
 use super::service::Labels;
 use crate::base::id::NodeId;
+
+/// Device paths that a node tells of; those that come after them in order are left out.
+pub const DEVICES_MAX: usize = 512;
 
 /// A node as the store holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,12 +82,14 @@ pub struct NodeDescription {
     pub nano_cpus: u64,
     /// Memory in bytes.
     pub memory_bytes: u64,
-    /// Counted resources: kind and number.
-    pub generic: Vec<(String, u64)>,
+    /// Resources that only users know, from the daemon's settings.
+    pub generic: Vec<Generic>,
     /// Labels from the daemon's settings.
     pub engine_labels: Labels,
     /// Version of skep.
     pub engine_version: String,
+    /// Paths of its devices, and of the folders that hold some, in order; at most [`DEVICES_MAX`].
+    pub devices: Vec<String>,
 }
 
 /// Operating system and processor in Docker's words.

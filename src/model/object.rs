@@ -5,9 +5,13 @@ use serde::{Deserialize, Serialize};
 use super::cluster::Cluster;
 use super::network::Network;
 use super::node::Node;
+use super::payload::{Config, Secret};
+use super::resource::Resource;
 use super::service::Service;
 use super::task::Task;
-use crate::base::id::{ClusterId, NetworkId, NodeId, ServiceId, TaskId};
+use crate::base::id::{
+    ClusterId, ConfigId, NetworkId, NodeId, ResourceId, SecretId, ServiceId, TaskId,
+};
 use crate::base::time::Wall;
 
 /// Version and times of an object. `apply` writes all of it.
@@ -34,6 +38,12 @@ pub enum ObjectId {
     Service(ServiceId),
     /// A task.
     Task(TaskId),
+    /// A secret.
+    Secret(SecretId),
+    /// A config.
+    Config(ConfigId),
+    /// A resource.
+    Resource(ResourceId),
 }
 
 /// One object, whole.
@@ -49,6 +59,12 @@ pub enum Object {
     Service(Box<Service>),
     /// A task.
     Task(Box<Task>),
+    /// A secret.
+    Secret(Box<Secret>),
+    /// A config.
+    Config(Box<Config>),
+    /// A resource.
+    Resource(Box<Resource>),
 }
 
 impl Object {
@@ -61,6 +77,9 @@ impl Object {
             Self::Network(network) => ObjectId::Network(network.id),
             Self::Service(service) => ObjectId::Service(service.id),
             Self::Task(task) => ObjectId::Task(task.id),
+            Self::Secret(secret) => ObjectId::Secret(secret.id),
+            Self::Config(config) => ObjectId::Config(config.id),
+            Self::Resource(resource) => ObjectId::Resource(resource.id),
         }
     }
 
@@ -72,6 +91,9 @@ impl Object {
             Self::Network(network) => &mut network.meta,
             Self::Service(service) => &mut service.meta,
             Self::Task(task) => &mut task.meta,
+            Self::Secret(secret) => &mut secret.meta,
+            Self::Config(config) => &mut config.meta,
+            Self::Resource(resource) => &mut resource.meta,
         }
     }
 }

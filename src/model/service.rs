@@ -9,8 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::name::Name;
 use super::object::Meta;
-use crate::base::id::{NetworkId, ServiceId};
+use super::payload::FileRef;
+use super::task::Address;
+use crate::base::id::{ConfigId, NetworkId, SecretId, ServiceId};
 use crate::base::time::{Span, Wall};
+
+mod update;
+
+pub use self::update::{FailureAction, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus};
 
 /// Key and value pairs in key order.
 pub type Labels = BTreeMap<String, String>;
@@ -32,6 +38,19 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// How the last update goes.
     pub update_status: Option<UpdateStatus>,
+    /// How often a job was started; `None` unless it is one.
+    pub job: Option<JobStatus>,
+    /// Its virtual addresses, at most one for each network; none in mode `dnsrr`.
+    pub vips: Vec<Address>,
+}
+
+/// How often a job was started (swarmkit `api/objects.proto` JobStatus).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Raised by every update of the service: which of its tasks are of this run.
+    pub iteration: u64,
+    /// When that was.
+    pub last_execution: Wall,
 }
 
 /// What is wanted of a service. Legal only inside a [`super::spec_check::ValidSpec`].
@@ -91,6 +110,18 @@ pub struct TaskSpec {
     pub networks: Vec<NetworkAttachment>,
     /// Raised by `--force`: replaces every task.
     pub force_update: u64,
+    /// What becomes of it while its node is cut off.
+    pub on_disconnect: OnDisconnect,
+}
+
+/// What a worker does with a task while it hears of no manager.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnDisconnect {
+    /// Runs it on, as swarm does: elsewhere a second one may run meanwhile.
+    #[default]
+    Keep,
+    /// Stops it after a lease, before the managers may start another: never two at once.
+    Stop,
 }
 
 /// The container of a task.
@@ -148,6 +179,10 @@ pub struct ContainerSpec {
     pub oom_score_adj: i32,
     /// Health check; the image's when absent.
     pub health: Option<Health>,
+    /// Secrets, each a file in memory below `/run/secrets`.
+    pub secrets: Vec<FileRef<SecretId>>,
+    /// Configs, each a file.
+    pub configs: Vec<FileRef<ConfigId>>,
 }
 
 /// Resolver settings.
@@ -343,86 +378,6 @@ pub struct NetworkAttachment {
     pub network: NetworkId,
     /// Names for the service on it.
     pub aliases: Vec<String>,
-}
-
-/// How an update or a rollback proceeds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UpdateConfig {
-    /// Slots at once; 0 is all.
-    pub parallelism: u64,
-    /// After each.
-    pub delay: Span,
-    /// What a failure does.
-    pub on_failure: FailureAction,
-    /// How long a new task is watched.
-    pub monitor: Span,
-    /// Tolerated failures in millionths of the slots.
-    pub max_failure_ppm: u32,
-    /// Which of old and new goes first.
-    pub order: UpdateOrder,
-}
-
-impl Default for UpdateConfig {
-    fn default() -> Self {
-        Self {
-            parallelism: 1,
-            delay: Span::ZERO,
-            on_failure: FailureAction::Pause,
-            monitor: Span::from_secs(5),
-            max_failure_ppm: 0,
-            order: UpdateOrder::StopFirst,
-        }
-    }
-}
-
-/// What a failed update does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum FailureAction {
-    /// Stops and waits for the user.
-    Pause,
-    /// Goes on.
-    Continue,
-    /// Goes back to the previous spec.
-    Rollback,
-}
-
-/// Which of the old and the new task goes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum UpdateOrder {
-    /// The old one stops before the new one starts.
-    StopFirst,
-    /// The new one runs before the old one stops.
-    StartFirst,
-}
-
-/// How an update goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UpdateStatus {
-    /// Where it is.
-    pub state: UpdateState,
-    /// When it began.
-    pub started: Option<Wall>,
-    /// When it ended.
-    pub completed: Option<Wall>,
-    /// Swarm's words for it.
-    pub message: String,
-}
-
-/// Where an update is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum UpdateState {
-    /// Tasks are being replaced.
-    Updating,
-    /// Stopped after a failure.
-    Paused,
-    /// Done.
-    Completed,
-    /// Going back.
-    RollbackStarted,
-    /// Going back stopped after a failure.
-    RollbackPaused,
-    /// Gone back.
-    RollbackCompleted,
 }
 
 /// How a service is reached.

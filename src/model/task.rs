@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::name::Name;
 use super::object::Meta;
+use super::resource::Generic;
 use super::service::{Labels, Port, Service, TaskSpec};
 use crate::base::id::{NetworkId, NodeId, ServiceId, TaskId};
 use crate::base::time::Wall;
@@ -44,6 +45,11 @@ pub struct Task {
     /// A successor waits in `Ready` until this time (set by the restart delay), for the display
     /// only: the manager's own deadline decides.
     pub not_before: Option<Wall>,
+    /// What its node set aside for it of its generic resources.
+    pub generic: Vec<Generic>,
+    /// The task that it came after on a node that was cut off: the worker there made it by itself
+    /// ([`TaskId::successor`]), and the managers took it over later.
+    pub adopted_from: Option<TaskId>,
 }
 
 impl Task {
@@ -61,17 +67,18 @@ impl Task {
             && mine.log == wanted.log
             && mine.networks == wanted.networks
             && mine.force_update == wanted.force_update
+            && mine.on_disconnect == wanted.on_disconnect
             && self.ports == service.ports;
         !same
     }
 }
 
-/// One address of a task.
+/// One address of a task, or of a service on a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
     /// The network it is on.
     pub network: NetworkId,
-    /// The address, a /32 on the task's veth.
+    /// The address; a task has it as a /32 on its veth.
     pub address: Ipv4Addr,
 }
 

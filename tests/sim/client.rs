@@ -10,8 +10,8 @@ use skep::logic::manager::io::{Command, CommandError, Reply};
 use skep::logic::store::Store;
 use skep::model::name::Name;
 use skep::model::service::{
-    ContainerSpec, EndpointSpec, Mode, Placement, Port, PublishMode, Resources, RestartPolicy,
-    ServiceSpec, TaskSpec, UpdateConfig,
+    ContainerSpec, EndpointSpec, Mode, OnDisconnect, Placement, Port, PublishMode, Resources,
+    RestartPolicy, ServiceSpec, TaskSpec, UpdateConfig,
 };
 
 #[derive(Clone, Debug)]
@@ -221,6 +221,7 @@ fn spec(name: &str, image: &str, replicas: u64, port: u16) -> ServiceSpec {
             log: None,
             networks: Vec::new(),
             force_update: 0,
+            on_disconnect: OnDisconnect::Keep,
         },
         mode: Mode::Replicated { replicas },
         update: Some(UpdateConfig { parallelism: 2, ..UpdateConfig::default() }),

@@ -162,7 +162,7 @@ fn resources(resources: &Resources) -> task_json::ResourceRequirements {
         reservations: Some(task_json::Resources {
             nano_cpus: int(resources.reserve_nano_cpus),
             memory_bytes: int(resources.reserve_memory_bytes),
-            generic_resources: resources.reserve_generic.iter().map(node::generic).collect(),
+            generic_resources: resources.reserve_generic.iter().map(|(kind, count)| node::counted(kind, *count)).collect(),
         }),
     }
 }

@@ -61,6 +61,8 @@ pub fn parse(spec: json::ContainerSpec) -> Result<ContainerSpec, ApiError> {
         no_new_privileges: spec.privileges.is_some_and(|it| it.no_new_privileges),
         oom_score_adj,
         health: spec.healthcheck.map(health).transpose()?,
+        secrets: Vec::new(),
+        configs: Vec::new(),
     })
 }
 

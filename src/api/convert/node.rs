@@ -7,10 +7,11 @@ use crate::model::engine::swarm::{
     CaConfig, DispatcherConfig, OrchestrationConfig, RaftConfig, Swarm, SwarmSpec,
 };
 use crate::model::engine::task::{
-    DiscreteGenericResource, GenericResource, Platform, Resources,
+    DiscreteGenericResource, GenericResource, NamedGenericResource, Platform, Resources,
 };
 use crate::model::engine::Version;
 use crate::model::node::{Availability, Node, NodeState, Role};
+use crate::model::resource::Generic;
 
 use super::int;
 
@@ -100,10 +101,24 @@ const fn role_name(role: Role) -> &'static str {
     }
 }
 
+/// A resource that only users know.
+fn generic(resource: &Generic) -> GenericResource {
+    match resource {
+        Generic::Count { kind, count } => counted(kind, *count),
+        Generic::Named { kind, value } => GenericResource {
+            named_resource_spec: Some(NamedGenericResource {
+                kind: kind.clone(),
+                value: value.clone(),
+            }),
+            ..GenericResource::default()
+        },
+    }
+}
+
 /// A counted resource.
 #[must_use]
-pub fn generic((kind, value): &(String, u64)) -> GenericResource {
-    let counted = DiscreteGenericResource { kind: kind.clone(), value: int(*value) };
+pub fn counted(kind: &str, count: u64) -> GenericResource {
+    let counted = DiscreteGenericResource { kind: kind.to_owned(), value: int(count) };
     GenericResource { discrete_resource_spec: Some(counted), ..GenericResource::default() }
 }
 

@@ -15,7 +15,7 @@ use crate::model::name::Name;
 use crate::model::network::Network;
 use crate::model::node::Platform;
 use crate::model::service::{
-    EndpointMode, EndpointSpec, FailureAction, LogDriver, Mode, NetworkAttachment, Placement, Port,
+    EndpointMode, EndpointSpec, FailureAction, LogDriver, Mode, NetworkAttachment, OnDisconnect, Placement, Port,
     Protocol, PublishMode, Resources, RestartCondition, RestartPolicy, ServiceSpec, TaskSpec,
     UpdateConfig, UpdateOrder,
 };
@@ -82,6 +82,7 @@ fn task(spec: task_json::TaskSpec, networks: &[Arc<Network>]) -> Result<TaskSpec
             .map(|wanted| attachment(wanted, networks))
             .collect::<Result<_, _>>()?,
         force_update: spec.force_update,
+        on_disconnect: OnDisconnect::Keep,
     })
 }
 

@@ -128,6 +128,7 @@ impl Manager {
             subnet_prefix: 24,
             epoch: 1,
             feature_level: 1,
+            rebalance: false,
         };
         let spec = NodeSpec {
             labels: Labels::new(),
@@ -187,6 +188,8 @@ impl Manager {
             spec_version: self.raft.last_index() + 1,
             ports,
             update_status: None,
+            job: None,
+            vips: Vec::new(),
         };
         let absent = Precondition::Absent(ObjectId::Service(id));
         let put = Change::Put(Object::Service(Box::new(service)));

@@ -64,11 +64,17 @@ impl Dispatch {
             | Effect::Node(_)
             | Effect::Network(_)
             | Effect::Service(_)
+            | Effect::Secret(_)
+            | Effect::Config(_)
+            | Effect::Resource(_)
             | Effect::Remove(
                 ObjectId::Cluster(_)
                 | ObjectId::Node(_)
                 | ObjectId::Network(_)
-                | ObjectId::Service(_),
+                | ObjectId::Service(_)
+                | ObjectId::Secret(_)
+                | ObjectId::Config(_)
+                | ObjectId::Resource(_),
             ) => {}
         }
     }

@@ -81,11 +81,17 @@ impl Reports {
                 | Effect::Node(_)
                 | Effect::Network(_)
                 | Effect::Service(_)
+                | Effect::Secret(_)
+                | Effect::Config(_)
+                | Effect::Resource(_)
                 | Effect::Remove(
                     ObjectId::Cluster(_)
                     | ObjectId::Node(_)
                     | ObjectId::Network(_)
-                    | ObjectId::Service(_),
+                    | ObjectId::Service(_)
+                    | ObjectId::Secret(_)
+                    | ObjectId::Config(_)
+                    | ObjectId::Resource(_),
                 ) => continue,
             };
             let Some(told) = self.told.get(&id) else { continue };

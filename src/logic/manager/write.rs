@@ -114,7 +114,15 @@ impl Manager {
             Effect::Cluster(_) | Effect::Network(_) => {
                 lead.dirty.extend(lead.planned.services().map(|service| service.id));
             }
-            Effect::Remove(ObjectId::Cluster(_) | ObjectId::Network(_)) => {}
+            // No service's tasks hang on these: a spec names them before it is accepted.
+            Effect::Secret(_) | Effect::Config(_) | Effect::Resource(_) => {}
+            Effect::Remove(
+                ObjectId::Cluster(_)
+                | ObjectId::Network(_)
+                | ObjectId::Secret(_)
+                | ObjectId::Config(_)
+                | ObjectId::Resource(_),
+            ) => {}
         }
     }
 }
@@ -151,6 +159,9 @@ fn size(change: &Change) -> usize {
             let size = postcard::ser_flavors::Size::default();
             64 + postcard::serialize_with_flavor(&task.spec, size).unwrap_or(0)
         }
+        Change::Put(Object::Secret(secret)) => 64 + secret.data.len(),
+        Change::Put(Object::Config(config)) => 64 + config.data.len(),
+        Change::Put(Object::Resource(resource)) => 64 + resource.payload.len(),
         Change::Put(
             Object::Cluster(_) | Object::Node(_) | Object::Network(_) | Object::Service(_),
         )

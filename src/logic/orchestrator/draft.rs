@@ -169,6 +169,8 @@ impl<'a> Draft<'a> {
             status: status(TaskState::New, wall, "created"),
             job_iteration: 0,
             not_before: (delay > Span::ZERO).then(|| Wall(wall.0.saturating_add(delay.0))),
+            generic: Vec::new(),
+            adopted_from: None,
         }
     }
 

@@ -3,6 +3,7 @@
 use super::constraint::{Constraint, normal_arch};
 use super::{NodeInfo, TASKS_PER_NODE_MAX};
 use crate::model::node::{Availability, NodeState};
+use crate::model::resource::Generic;
 use crate::model::service::PublishMode;
 use crate::model::task::Task;
 
@@ -117,7 +118,7 @@ fn resources_fit(info: &NodeInfo, task: &Task) -> bool {
     fits(wanted.reserve_nano_cpus, info.nano_cpus, has.nano_cpus)
         && fits(wanted.reserve_memory_bytes, info.memory_bytes, has.memory_bytes)
         && wanted.reserve_generic.iter().all(|(kind, count)| {
-            let all = has.generic.iter().filter(|(k, _)| k == kind).map(|(_, n)| *n).sum();
+            let all = has.generic.iter().filter(|it| it.kind() == kind).map(Generic::count).sum();
             fits(*count, info.generic.get(kind).copied().unwrap_or(0), all)
         })
 }

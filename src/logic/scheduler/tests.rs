@@ -10,6 +10,7 @@ use crate::logic::fixture;
 use crate::logic::store::Store;
 use crate::model::node::{Availability, Node, NodeState, Platform};
 use crate::model::object::Object;
+use crate::model::resource::Generic;
 use crate::model::service::{Port, Protocol, PublishMode};
 use crate::model::task::{Task, TaskState};
 
@@ -24,7 +25,7 @@ fn node(id: u128) -> Node {
     let mut node = fixture::node(id);
     let description = &mut node.description;
     (description.nano_cpus, description.memory_bytes) = (4_000_000_000, 1_000);
-    description.generic = vec![("gpu".to_owned(), 2)];
+    description.generic = vec![Generic::Count { kind: "gpu".to_owned(), count: 2 }];
     description.platform = platform("linux", "arm64");
     node.spec.labels = [("zone".to_owned(), format!("z{id}"))].into();
     node

@@ -12,6 +12,8 @@ use crate::model::entry::{Change, Entry, Precondition};
 use crate::model::network::Network;
 use crate::model::node::Node;
 use crate::model::object::{Meta, Object, ObjectId};
+use crate::model::payload::{Config, Secret};
+use crate::model::resource::Resource;
 use crate::model::service::Service;
 use crate::model::task::Task;
 
@@ -56,6 +58,12 @@ pub enum Effect {
     Service(Arc<Service>),
     /// A task was.
     Task(Arc<Task>),
+    /// A secret was.
+    Secret(Arc<Secret>),
+    /// A config was.
+    Config(Arc<Config>),
+    /// A resource was.
+    Resource(Arc<Resource>),
     /// An object was removed.
     Remove(ObjectId),
 }
@@ -129,6 +137,9 @@ impl Store {
             Object::Network(network) => Effect::Network(Arc::from(network)),
             Object::Service(service) => Effect::Service(Arc::from(service)),
             Object::Task(task) => Effect::Task(Arc::from(task)),
+            Object::Secret(secret) => Effect::Secret(Arc::from(secret)),
+            Object::Config(config) => Effect::Config(Arc::from(config)),
+            Object::Resource(resource) => Effect::Resource(Arc::from(resource)),
         }
     }
 
@@ -139,6 +150,9 @@ impl Store {
             ObjectId::Network(id) => self.networks.get(&id).map(|network| network.meta.created),
             ObjectId::Service(id) => self.services.get(&id).map(|service| service.meta.created),
             ObjectId::Task(id) => self.tasks.get(&id).map(|task| task.meta.created),
+            ObjectId::Secret(id) => self.secrets.get(&id).map(|secret| secret.meta.created),
+            ObjectId::Config(id) => self.configs.get(&id).map(|config| config.meta.created),
+            ObjectId::Resource(id) => self.resources.get(&id).map(|it| it.meta.created),
         }
     }
 
@@ -158,6 +172,15 @@ impl Store {
                 self.services.insert(service.id, Arc::clone(service));
             }
             Effect::Task(task) => self.write_task(task),
+            Effect::Secret(secret) => {
+                self.secrets.insert(secret.id, Arc::clone(secret));
+            }
+            Effect::Config(config) => {
+                self.configs.insert(config.id, Arc::clone(config));
+            }
+            Effect::Resource(resource) => {
+                self.resources.insert(resource.id, Arc::clone(resource));
+            }
             Effect::Remove(id) => match *id {
                 ObjectId::Cluster(_) => self.cluster = None,
                 ObjectId::Node(id) => {
@@ -168,6 +191,15 @@ impl Store {
                 }
                 ObjectId::Service(id) => self.forget_service(id),
                 ObjectId::Task(id) => self.forget_task(id),
+                ObjectId::Secret(id) => {
+                    self.secrets.remove(&id);
+                }
+                ObjectId::Config(id) => {
+                    self.configs.remove(&id);
+                }
+                ObjectId::Resource(id) => {
+                    self.resources.remove(&id);
+                }
             },
         }
     }

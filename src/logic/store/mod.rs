@@ -7,6 +7,8 @@
 //! **Invariant:** every index holds exactly what a walk over the tables would find.
 
 mod apply;
+#[cfg(test)]
+mod golden;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -18,12 +20,16 @@ use std::sync::Arc;
 pub use self::apply::{Applied, ApplyResult, Effect};
 pub use self::snapshot::SnapshotError;
 
-use crate::base::id::{NetworkId, NodeId, RequestId, ServiceId, TaskId};
+use crate::base::id::{
+    ConfigId, NetworkId, NodeId, RequestId, ResourceId, SecretId, ServiceId, TaskId,
+};
 use crate::model::cluster::Cluster;
 use crate::model::name::Name;
 use crate::model::network::Network;
 use crate::model::node::Node;
 use crate::model::object::ObjectId;
+use crate::model::payload::{Config, Secret};
+use crate::model::resource::Resource;
 use crate::model::service::Service;
 use crate::model::task::Task;
 
@@ -42,6 +48,9 @@ pub struct Store {
     networks: BTreeMap<NetworkId, Arc<Network>>,
     services: BTreeMap<ServiceId, Arc<Service>>,
     tasks: BTreeMap<TaskId, Arc<Task>>,
+    secrets: BTreeMap<SecretId, Arc<Secret>>,
+    configs: BTreeMap<ConfigId, Arc<Config>>,
+    resources: BTreeMap<ResourceId, Arc<Resource>>,
     answers: Answers,
     service_names: BTreeMap<Name, ServiceId>,
     tasks_by_service: BTreeSet<(ServiceId, TaskId)>,
@@ -152,6 +161,39 @@ impl Store {
         self.tasks_by_node.range(range).filter_map(|(_, task)| self.tasks.get(task))
     }
 
+    /// One secret.
+    #[must_use]
+    pub fn secret(&self, id: SecretId) -> Option<&Arc<Secret>> {
+        self.secrets.get(&id)
+    }
+
+    /// All secrets in id order.
+    pub fn secrets(&self) -> impl Iterator<Item = &Arc<Secret>> {
+        self.secrets.values()
+    }
+
+    /// One config.
+    #[must_use]
+    pub fn config(&self, id: ConfigId) -> Option<&Arc<Config>> {
+        self.configs.get(&id)
+    }
+
+    /// All configs in id order.
+    pub fn configs(&self) -> impl Iterator<Item = &Arc<Config>> {
+        self.configs.values()
+    }
+
+    /// One resource.
+    #[must_use]
+    pub fn resource(&self, id: ResourceId) -> Option<&Arc<Resource>> {
+        self.resources.get(&id)
+    }
+
+    /// All resources in id order.
+    pub fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.resources.values()
+    }
+
     /// The task that holds an address.
     #[must_use]
     pub fn lease(&self, network: NetworkId, address: Ipv4Addr) -> Option<TaskId> {
@@ -175,6 +217,9 @@ impl Store {
             ObjectId::Network(id) => self.networks.get(&id).map(|network| network.meta.version),
             ObjectId::Service(id) => self.services.get(&id).map(|service| service.meta.version),
             ObjectId::Task(id) => self.tasks.get(&id).map(|task| task.meta.version),
+            ObjectId::Secret(id) => self.secrets.get(&id).map(|secret| secret.meta.version),
+            ObjectId::Config(id) => self.configs.get(&id).map(|config| config.meta.version),
+            ObjectId::Resource(id) => self.resources.get(&id).map(|it| it.meta.version),
         }
     }
 }

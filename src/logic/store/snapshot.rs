@@ -10,8 +10,11 @@ use crate::logic::codec::{self, CodecError, STORE_SNAPSHOT, STORE_SNAPSHOT_BYTES
 use crate::model::cluster::Cluster;
 use crate::model::network::Network;
 use crate::model::node::Node;
+use crate::model::payload::{Config, Secret};
+use crate::model::resource::Resource;
 use crate::model::service::Service;
 use crate::model::task::Task;
+use crate::model::v1;
 
 /// A snapshot cannot be written or read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +36,42 @@ struct Snapshot {
     networks: Vec<Arc<Network>>,
     services: Vec<Arc<Service>>,
     tasks: Vec<Arc<Task>>,
+    secrets: Vec<Arc<Secret>>,
+    configs: Vec<Arc<Config>>,
+    resources: Vec<Arc<Resource>>,
     answers: Vec<(RequestId, ApplyResult)>,
+}
+
+/// Version 1 of [`Snapshot`].
+#[derive(Deserialize)]
+struct SnapshotV1 {
+    index: u64,
+    cluster: Option<v1::Cluster>,
+    nodes: Vec<v1::Node>,
+    networks: Vec<Arc<Network>>,
+    services: Vec<v1::Service>,
+    tasks: Vec<v1::Task>,
+    answers: Vec<(RequestId, ApplyResult)>,
+}
+
+impl From<SnapshotV1> for Snapshot {
+    fn from(old: SnapshotV1) -> Self {
+        fn all<Old, T: From<Old>>(old: Vec<Old>) -> Vec<Arc<T>> {
+            old.into_iter().map(|it| Arc::new(it.into())).collect()
+        }
+        Self {
+            index: old.index,
+            cluster: old.cluster.map(|cluster| Arc::new(cluster.into())),
+            nodes: all(old.nodes),
+            networks: old.networks,
+            services: all(old.services),
+            tasks: all(old.tasks),
+            secrets: Vec::new(),
+            configs: Vec::new(),
+            resources: Vec::new(),
+            answers: old.answers,
+        }
+    }
 }
 
 impl Store {
@@ -50,6 +88,9 @@ impl Store {
             networks: self.networks.values().cloned().collect(),
             services: self.services.values().cloned().collect(),
             tasks: self.tasks.values().cloned().collect(),
+            secrets: self.secrets.values().cloned().collect(),
+            configs: self.configs.values().cloned().collect(),
+            resources: self.resources.values().cloned().collect(),
             answers: answers
                 .order
                 .iter()
@@ -65,15 +106,20 @@ impl Store {
     /// # Errors
     /// When the bytes are no snapshot that this release knows.
     pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        let snapshot: Snapshot = codec::decode(STORE_SNAPSHOT, bytes, STORE_SNAPSHOT_BYTES_MAX)
-            .map_err(SnapshotError::Decode)?;
+        let snapshot =
+            codec::decode::<Snapshot, SnapshotV1>(STORE_SNAPSHOT, bytes, STORE_SNAPSHOT_BYTES_MAX)
+                .map_err(SnapshotError::Decode)?;
         let mut store = Self { index: snapshot.index, ..Self::default() };
         let cluster = snapshot.cluster.into_iter().map(Effect::Cluster);
         let nodes = snapshot.nodes.into_iter().map(Effect::Node);
         let networks = snapshot.networks.into_iter().map(Effect::Network);
         let services = snapshot.services.into_iter().map(Effect::Service);
         let tasks = snapshot.tasks.into_iter().map(Effect::Task);
-        for effect in cluster.chain(nodes).chain(networks).chain(services).chain(tasks) {
+        let secrets = snapshot.secrets.into_iter().map(Effect::Secret);
+        let configs = snapshot.configs.into_iter().map(Effect::Config);
+        let resources = snapshot.resources.into_iter().map(Effect::Resource);
+        let first = cluster.chain(nodes).chain(networks).chain(services).chain(tasks);
+        for effect in first.chain(secrets).chain(configs).chain(resources) {
             store.write(&effect);
         }
         for (request, result) in snapshot.answers {
