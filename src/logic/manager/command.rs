@@ -74,6 +74,16 @@ impl Manager {
                 self.update_node(now, request, id, version, spec)
             }
             Command::RemoveNode { id, force } => self.remove_node(now, request, id, force),
+            Command::CreateSecret(new) => self.create_secret(now, request, *new),
+            Command::CreateConfig(new) => self.create_config(now, request, *new),
+            Command::LabelSecret { id, version, labels } => {
+                self.label_secret(now, request, id, version, labels)
+            }
+            Command::LabelConfig { id, version, labels } => {
+                self.label_config(now, request, id, version, labels)
+            }
+            Command::RemoveSecret { id } => self.remove_secret(now, request, id),
+            Command::RemoveConfig { id } => self.remove_config(now, request, id),
             Command::Transfer { to } => self.transfer(now, to, out),
             Command::Read => Ok(None),
         };
@@ -243,6 +253,31 @@ impl Manager {
         Ok(None)
     }
 
+    /// Writes one object.
+    pub(super) fn put(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        condition: Precondition,
+        object: Object,
+    ) -> Asked {
+        self.write_asked(now, request, vec![condition], vec![Change::Put(object)])?;
+        Ok(None)
+    }
+
+    /// Removes one object that is at this version.
+    pub(super) fn remove(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        id: ObjectId,
+        version: u64,
+    ) -> Asked {
+        let current = Precondition::Version(id, version);
+        self.write_asked(now, request, vec![current], vec![Change::Remove(id)])?;
+        Ok(None)
+    }
+
     fn remove_service(&mut self, now: Now, request: RequestId, id: ServiceId) -> Asked {
         let service = self.lead.planned.service(id).ok_or_else(|| no_service(id))?;
         let version = service.meta.version;
@@ -321,6 +356,8 @@ impl Manager {
             nodes: store.nodes().map(|node| (Arc::clone(node), state(node.id))).collect(),
             networks: store.networks().cloned().collect(),
             services: store.services().cloned().collect(),
+            secrets: store.secrets().cloned().collect(),
+            configs: store.configs().cloned().collect(),
             tasks: store.tasks().map(|task| self.lead.reports.newest(task)).collect(),
         }
     }

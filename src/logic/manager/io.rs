@@ -6,14 +6,15 @@
 
 use std::sync::Arc;
 
-use crate::base::id::{ClusterId, NodeId, RequestId, ServiceId, TaskId};
+use crate::base::id::{ClusterId, ConfigId, Id, NodeId, RequestId, SecretId, ServiceId, TaskId};
 use crate::base::time::Span;
 use crate::logic::raft::io as raft;
 use crate::logic::raft::io::{Snapshot, Ticket, Timing, Write};
 use crate::model::cluster::Cluster;
 use crate::model::network::Network;
 use crate::model::node::{Node, NodeDescription, NodeSpec, NodeState, Role};
-use crate::model::service::Service;
+use crate::model::payload;
+use crate::model::service::{Labels, Service};
 use crate::model::spec_check::ValidSpec;
 use crate::model::task::{Task, TaskStatus};
 
@@ -254,6 +255,38 @@ pub enum Command {
         /// Also one that is not down.
         force: bool,
     },
+    /// Makes a secret.
+    CreateSecret(Box<Payload>),
+    /// Makes a config.
+    CreateConfig(Box<Payload>),
+    /// Replaces a secret's labels.
+    LabelSecret {
+        /// Which.
+        id: SecretId,
+        /// Version that the labels were made from.
+        version: u64,
+        /// What they are to be.
+        labels: Labels,
+    },
+    /// Replaces a config's labels.
+    LabelConfig {
+        /// Which.
+        id: ConfigId,
+        /// Version that the labels were made from.
+        version: u64,
+        /// What they are to be.
+        labels: Labels,
+    },
+    /// Removes a secret that no service names.
+    RemoveSecret {
+        /// Which.
+        id: SecretId,
+    },
+    /// Removes a config that no service names.
+    RemoveConfig {
+        /// Which.
+        id: ConfigId,
+    },
     /// Hands leadership to another manager, or to whichever is most up to date.
     Transfer {
         /// Whom.
@@ -263,15 +296,35 @@ pub enum Command {
     Read,
 }
 
+/// A secret or config to be made.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload {
+    /// Unique among those of its kind.
+    pub name: String,
+    /// Labels.
+    pub labels: Labels,
+    /// What it holds.
+    pub data: Vec<u8>,
+    /// That is a template.
+    pub templating: bool,
+}
+
+impl std::fmt::Debug for Payload {
+    /// Without the data: what is logged is read by others.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Payload").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// The answer to a command.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// The service was made.
+    /// The object was made.
     Created {
         /// Its id.
-        id: ServiceId,
+        id: Id,
     },
-    /// The service was changed or removed.
+    /// The object was changed or removed.
     Done,
     /// The cluster's objects.
     View(Arc<View>),
@@ -292,6 +345,10 @@ pub struct View {
     pub networks: Vec<Arc<Network>>,
     /// Services.
     pub services: Vec<Arc<Service>>,
+    /// Secrets; whoever shows one leaves its data out.
+    pub secrets: Vec<Arc<payload::Secret>>,
+    /// Configs.
+    pub configs: Vec<Arc<payload::Config>>,
     /// Tasks, statuses that are not yet logged included.
     pub tasks: Vec<Arc<Task>>,
 }

@@ -22,6 +22,7 @@ pub mod io;
 mod lead;
 mod members;
 mod nodes;
+mod payloads;
 mod recover;
 mod report;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
-use crate::base::id::{ServiceId, TaskId};
+use crate::base::id::{Id, ServiceId, TaskId};
 use crate::base::time::Wall;
 use crate::model::cluster::Cluster;
 use crate::model::entry::{Change, Entry, Precondition};
@@ -22,8 +22,8 @@ use crate::model::task::Task;
 pub enum ApplyResult {
     /// It was applied.
     Done,
-    /// It was applied and made this service.
-    Created(ServiceId),
+    /// It was applied and made this object.
+    Created(Id),
     /// A precondition did not hold: nothing was changed.
     Stale,
 }
@@ -108,12 +108,12 @@ impl Store {
     }
 
     fn change(&mut self, index: u64, entry: &Entry) -> Applied {
-        let mut result = ApplyResult::Done;
-        if let Some(Change::Put(Object::Service(service))) = entry.changes.first()
-            && !self.services.contains_key(&service.id)
-        {
-            result = ApplyResult::Created(service.id);
-        }
+        // What a request makes is its first change.
+        let made = entry.changes.first().and_then(|change| match change {
+            Change::Put(object) => made_id(object.id()).filter(|_| self.version(object.id()).is_none()),
+            Change::Remove(_) => None,
+        });
+        let result = made.map_or(ApplyResult::Done, ApplyResult::Created);
         let mut effects = Vec::with_capacity(entry.changes.len());
         for change in &entry.changes {
             let effect = match change {
@@ -235,5 +235,17 @@ impl Store {
         if self.service_names.get(&old.spec.name) == Some(&id) {
             self.service_names.remove(&old.spec.name);
         }
+    }
+}
+
+/// The id that whoever makes such an object is told.
+const fn made_id(id: ObjectId) -> Option<Id> {
+    match id {
+        ObjectId::Network(id) => Some(id.0),
+        ObjectId::Service(id) => Some(id.0),
+        ObjectId::Secret(id) => Some(id.0),
+        ObjectId::Config(id) => Some(id.0),
+        ObjectId::Resource(id) => Some(id.0),
+        ObjectId::Cluster(_) | ObjectId::Node(_) | ObjectId::Task(_) => None,
     }
 }

@@ -32,7 +32,7 @@ fn an_entry_is_applied_whole_or_not_at_all() {
     let id = ObjectId::Service(ServiceId::new(1));
     let absent = vec![Precondition::Absent(id)];
     let made = store.apply(1, &entry(1, absent.clone(), vec![put_service(1, "web")]));
-    assert_eq!(made.result, ApplyResult::Created(ServiceId::new(1)));
+    assert_eq!(made.result, ApplyResult::Created(ServiceId::new(1).0));
     assert_eq!(store.version(id), Some(1));
 
     let stale = vec![Precondition::Version(id, 1), absent[0]];
@@ -58,7 +58,7 @@ fn a_retried_request_gets_its_first_answer_and_changes_nothing() {
         &entry(10, Vec::new(), vec![Change::Remove(ObjectId::Service(ServiceId::new(1)))]),
     );
     let again = store.apply(3, &create);
-    assert_eq!(again.result, ApplyResult::Created(ServiceId::new(1)));
+    assert_eq!(again.result, ApplyResult::Created(ServiceId::new(1).0));
     assert_eq!(store.services().count(), 0);
 }
 
@@ -109,7 +109,7 @@ fn a_request_is_not_repeated_after_a_restart_either() {
         assert_eq!(answers, [false, false, true, true]);
         // One that is forgotten is taken for a new one, and its answer is kept again.
         let new = store.apply(kept + 4, &entry(1, Vec::new(), vec![put_service(1, "web")]));
-        assert_eq!(new.result, ApplyResult::Created(ServiceId::new(1)));
+        assert_eq!(new.result, ApplyResult::Created(ServiceId::new(1).0));
         assert_eq!(store.answer(RequestId::new(3)), None);
     }
     assert_eq!(store.hash(), restored.hash());
