@@ -13,7 +13,8 @@ use skep::daemon::handle::{Command, Facts, Failure, InitRequest, Reply, SwarmSta
 use skep::daemon::shown::{ImageStore, InUse, LogLine, LogNext, LogQuery, Volume};
 use skep::host::images::{Platform as ImagePlatform, RegistryConfig};
 use skep::logic::manager::Manager;
-use skep::logic::manager::io::{Assignments, Config, Input, Output, Recovered, Report};
+use skep::logic::manager::io::{Assignments, Config, Input, Output, Report};
+use skep::logic::raft::io::{Recovered, Timing};
 use skep::model::node::{NodeDescription, Platform};
 use skep::model::task::{Task, TaskState, TaskStatus};
 
@@ -146,6 +147,7 @@ impl Engine for Twin {
             report_batch: Span::ZERO,
             snapshot_after_bytes: u64::MAX,
             advertise: "10.77.0.1:2377".to_owned(),
+            timing: Timing::default(),
         };
         let now = state.now();
         let mut manager = Manager::new(config, Recovered::default(), now).unwrap();
@@ -245,10 +247,7 @@ impl State {
         let mut found = None;
         for output in out {
             let next = match output {
-                Output::Persist { entries } => {
-                    let index = entries.last().unwrap().index;
-                    self.run(Input::Persisted { index }, wanted)
-                }
+                Output::Persist { ticket, .. } => self.run(Input::Persisted { ticket }, wanted),
                 Output::Assign { node, assignments } => match self.report(assignments) {
                     Some(report) => self.run(Input::Report { node, report }, wanted),
                     None => None,
@@ -256,7 +255,10 @@ impl State {
                 Output::Reply { request, reply } => {
                     (Some(request) == wanted).then(|| reply.map_err(Failure::Refused))
                 }
-                Output::SaveSnapshot { .. } => None,
+                Output::SaveSnapshot { .. } | Output::Leader { .. } => None,
+                Output::Send { .. } | Output::Removed | Output::Broken { .. } => {
+                    unreachable!("one manager alone")
+                }
             };
             found = found.or(next);
         }
