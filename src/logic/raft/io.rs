@@ -288,8 +288,6 @@ pub enum Write {
     Log {
         /// Term, vote, commit, where they changed.
         hard_state: Option<HardState>,
-        /// What the last cut may have lost is there again.
-        healed: bool,
         /// Consecutive; the first one may be at an index that is already there: it replaces that
         /// entry and all behind it.
         entries: Vec<Entry>,
