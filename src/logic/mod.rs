@@ -11,6 +11,7 @@ pub mod codec;
 mod fixture;
 pub mod manager;
 pub mod orchestrator;
+pub mod raft;
 pub mod scheduler;
 pub mod store;
 pub mod template;
