@@ -57,6 +57,14 @@ impl Kind {
     pub const STORE_ENTRY: Self = Self(192);
     /// A snapshot of the store.
     pub const STORE_SNAPSHOT: Self = Self(193);
+    /// What a manager tells another.
+    pub const RAFT_MESSAGE: Self = Self(194);
+    /// An entry without content.
+    pub const RAFT_NOTHING: Self = Self(195);
+    /// An entry that names the managers.
+    pub const RAFT_MEMBERS: Self = Self(196);
+    /// A snapshot of the store with the managers as of it.
+    pub const RAFT_SNAPSHOT: Self = Self(197);
 }
 
 /// One frame as it was found.

@@ -134,6 +134,9 @@ pub enum Body {
     Heartbeat {
         /// Committed and known to be in the receiver's log.
         commit: u64,
+        /// Last entry of the leader's log: what a member whose log was cut must hold before it
+        /// votes again, since all that it ever acknowledged is at or below it.
+        last: u64,
         /// Newest read that wants this leader confirmed; 0: none.
         read: u64,
     },
@@ -291,6 +294,9 @@ pub enum Write {
         /// Consecutive; the first one may be at an index that is already there: it replaces that
         /// entry and all behind it.
         entries: Vec<Entry>,
+        /// What the cut of the log's tail may have lost is there again ([`Recovered::doubt`]):
+        /// forget the cut.
+        healed: bool,
     },
     /// A snapshot from the leader: what is in the log goes unless it holds the snapshot's entry.
     Snapshot {
@@ -398,6 +404,27 @@ pub struct Recovered {
     /// The entries behind it.
     pub entries: Vec<Entry>,
     /// The log's tail was cut behind this index: one among several neither votes nor campaigns
-    /// until it holds the leader's commit index.
+    /// until it holds the leader's last entry as of first contact.
     pub doubt: Option<u64>,
+}
+
+/// What was found in the log cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecoverError {
+    /// Entries are not consecutive.
+    #[error("the log goes on at entry {found} instead of {wanted}")]
+    Gap {
+        /// What should come.
+        wanted: u64,
+        /// What came.
+        found: u64,
+    },
+    /// An entry's term is lower than the one before it, or higher than the newest that was seen.
+    #[error("the log's entry {index} is of term {term}")]
+    Term {
+        /// Its index.
+        index: u64,
+        /// Its term.
+        term: u64,
+    },
 }

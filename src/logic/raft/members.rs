@@ -1,0 +1,180 @@
+//! Changes of the members, one at a time (thesis 4.1 to 4.4, and Ongaro's correction of July 2015: a
+//! leader first commits an entry of its own term).
+//!
+//! **Invariant:** members hold from the entry on, committed or not; an entry that is cut gives back
+//! what was before it. There is never more than one change that is not committed.
+
+use std::collections::BTreeSet;
+
+use super::io::{MEMBERS_MAX, MemberChange, Members, Output, Payload, ProposeError};
+use super::progress::{Flow, Progress};
+use super::{Raft, Role, quorum};
+use crate::base::id::NodeId;
+use crate::base::time::Time;
+
+/// A learner is ready for a vote when it is at most this many entries behind.
+pub(super) const NEAR: u64 = 64;
+
+impl Members {
+    /// The first member of a cluster.
+    #[must_use]
+    pub fn sole(id: NodeId) -> Self {
+        Self { voters: BTreeSet::from([id]), learners: BTreeSet::new() }
+    }
+
+    /// Whether it takes part, with or without a vote.
+    #[must_use]
+    pub fn contains(&self, id: NodeId) -> bool {
+        self.voters.contains(&id) || self.learners.contains(&id)
+    }
+
+    /// Whether it is the only one with a vote.
+    #[must_use]
+    pub fn is_sole_voter(&self, id: NodeId) -> bool {
+        self.voters.len() == 1 && self.voters.contains(&id)
+    }
+
+    /// Nobody takes part: a member that has not heard of the cluster yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.voters.is_empty() && self.learners.is_empty()
+    }
+
+    /// All of them, in order of their ids.
+    fn all(&self) -> BTreeSet<NodeId> {
+        self.voters.union(&self.learners).copied().collect()
+    }
+
+    /// After a change; `None` when it makes no sense.
+    fn changed(&self, change: MemberChange) -> Option<Self> {
+        let mut new = self.clone();
+        let is_fine = match change {
+            MemberChange::Add(id) => {
+                let has_room = self.voters.len() + self.learners.len() < MEMBERS_MAX;
+                has_room && !self.contains(id) && new.learners.insert(id)
+            }
+            MemberChange::Promote(id) => new.learners.remove(&id) && new.voters.insert(id),
+            MemberChange::Demote(id) => new.voters.remove(&id) && new.learners.insert(id),
+            MemberChange::Remove(id) => new.voters.remove(&id) || new.learners.remove(&id),
+        };
+        is_fine.then_some(new)
+    }
+}
+
+impl Raft {
+    /// Begins a cluster, with this member as its only one; a log from before there were members goes
+    /// on. Without effect when there are members already.
+    pub fn bootstrap(&mut self, now: Time, out: &mut Vec<Output>) {
+        if self.log.members().is_empty() && !self.retired {
+            self.become_sole(now, out);
+        }
+    }
+
+    /// Gives a lost majority up: this member becomes the only one, in a new epoch, and all that it
+    /// holds is committed. A lower epoch than the present one is not taken.
+    pub fn force_new_cluster(&mut self, now: Time, epoch: u64, out: &mut Vec<Output>) {
+        self.set_epoch(epoch);
+        if !self.retired && !self.follow.is_restoring() {
+            self.become_sole(now, out);
+        }
+    }
+
+    fn become_sole(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.fail_reads(out);
+        self.follow.new_term();
+        self.role = Role::Follower;
+        (self.term, self.vote) = (self.term + 1, Some(self.config.id));
+        self.started = true;
+        self.append(now, Payload::Members(Members::sole(self.config.id)));
+        self.become_leader(now, out);
+        self.flush(now, out);
+    }
+
+    /// Appends a change of the members in memory and tells its index; [`Raft::flush`] then writes
+    /// and sends it.
+    ///
+    /// # Errors
+    /// When it is not taken; nothing is changed.
+    pub fn change_members(&mut self, now: Time, change: MemberChange) -> Result<u64, ProposeError> {
+        self.may_propose()?;
+        let Role::Leader(leader) = &self.role else { return Err(ProposeError::NotLeader) };
+        if self.commit < leader.first || self.log.members_index() > self.commit {
+            return Err(ProposeError::ChangeUnderWay);
+        }
+        let members = self.log.members().changed(change).ok_or(ProposeError::BadChange)?;
+        match change {
+            MemberChange::Add(_) => {}
+            MemberChange::Promote(id) => {
+                let is_ready = leader.peers.get(&id).is_some_and(|peer| self.is_near(peer));
+                if !is_ready || !self.is_active(now, id) {
+                    return Err(ProposeError::BadChange);
+                }
+            }
+            MemberChange::Demote(_) | MemberChange::Remove(_) => {
+                if !quorum::reached(&members.voters, |voter| self.is_active(now, voter)) {
+                    return Err(ProposeError::QuorumLost);
+                }
+            }
+        }
+        let index = self.append(now, Payload::Members(members));
+        if let (MemberChange::Demote(id), Role::Leader(leader)) = (change, &mut self.role)
+            && let Some(peer) = leader.peers.get_mut(&id)
+        {
+            // Nobody asked for its vote back.
+            peer.caught_up = true;
+        }
+        Ok(index)
+    }
+
+    fn is_near(&self, peer: &Progress) -> bool {
+        let is_whole = !matches!(peer.flow, Flow::Snapshot { .. }) && peer.matched > 0;
+        is_whole && self.log.last().saturating_sub(peer.matched) <= NEAR
+    }
+
+    /// A learner has caught up; told once.
+    pub(super) fn tell_caught_up(&mut self, peer: NodeId, out: &mut Vec<Output>) {
+        let Role::Leader(leader) = &self.role else { return };
+        let is_news = self.log.members().learners.contains(&peer)
+            && leader.peers.get(&peer).is_some_and(|it| !it.caught_up && self.is_near(it));
+        if let (true, Role::Leader(leader)) = (is_news, &mut self.role)
+            && let Some(progress) = leader.peers.get_mut(&peer)
+        {
+            progress.caught_up = true;
+            out.push(Output::CaughtUp { peer });
+        }
+    }
+
+    /// Follows the members: whom this leader sends to. Who is none any more is still sent to until
+    /// that is committed, so that it can know.
+    pub(super) fn sync_peers(&mut self, now: Time) {
+        let next = self.log.last() + 1;
+        let members = self.log.members().all();
+        let Role::Leader(leader) = &mut self.role else { return };
+        for id in members.iter().filter(|id| **id != self.config.id) {
+            let peer = leader.peers.entry(*id).or_insert_with(|| Progress::new(now, next));
+            peer.leaving = false;
+        }
+        for (id, peer) in &mut leader.peers {
+            peer.leaving = !members.contains(id);
+        }
+    }
+
+    /// What a committed change of the members brings with it.
+    pub(super) fn members_committed(&mut self, now: Time, out: &mut Vec<Output>) {
+        let Role::Leader(leader) = &self.role else { return };
+        if self.log.members_index() > self.commit {
+            return;
+        }
+        let leaving: Vec<NodeId> =
+            leader.peers.iter().filter(|(_, peer)| peer.leaving).map(|(id, _)| *id).collect();
+        for id in leaving {
+            self.reach(id, out);
+            if let Role::Leader(leader) = &mut self.role {
+                leader.peers.remove(&id);
+            }
+        }
+        if !self.log.members().voters.contains(&self.config.id) {
+            self.resign(now, out);
+        }
+    }
+}
