@@ -138,12 +138,21 @@ impl Writer {
         for Persist { ticket, write, urgent } in batch {
             match write {
                 raft::Write::Log { hard_state, entries, healed } => {
-                    let hard_state = hard_state.map(LogRecord::HardState);
-                    let healed = healed.then_some(LogRecord::CutHealed);
-                    let entries =
-                        entries.iter().map(|entry| LogRecord::Entry(codec::to_record(entry)));
-                    let records: Vec<LogRecord> =
-                        hard_state.into_iter().chain(entries).chain(healed).collect();
+                    let mut records: Vec<LogRecord> =
+                        hard_state.map(LogRecord::HardState).into_iter().collect();
+                    for entry in &entries {
+                        match codec::to_record(entry) {
+                            Ok(record) => records.push(LogRecord::Entry(record)),
+                            // Checked when it was proposed or received.
+                            Err(error) => {
+                                self.refused = true;
+                                let reason = error.to_string();
+                                told.push(Event::PersistRefused { ticket, reason });
+                                return told;
+                            }
+                        }
+                    }
+                    records.extend(healed.then_some(LogRecord::CutHealed));
                     let bytes = records.iter().map(LogRecord::size).sum::<usize>();
                     let full = |group: &mut Group| group.bytes + bytes > APPEND_BYTES_MAX;
                     if let Some(ready) = group.take_if(full)
@@ -214,7 +223,11 @@ impl Writer {
     }
 
     fn install(&mut self, snapshot: &Snapshot) -> Result<(), WalError> {
-        let data = codec::encode_snapshot(&snapshot.members, &snapshot.data);
+        let data = codec::to_snapshot(&snapshot.members, &snapshot.data).map_err(|error| {
+            let bytes = snapshot.data.len();
+            log::error!("cannot encode a snapshot: {error}");
+            WalError::Snapshot { bytes, index: snapshot.index, newest: 0 }
+        })?;
         self.wal.save_snapshot(snapshot.index, snapshot.term, &data)?;
         self.wal.compact(snapshot.index).map(|_removed| ())
     }

@@ -30,7 +30,7 @@ use crate::host::runtime::{Runtime, RuntimeConfig};
 use crate::host::failpoint::NoSuchPoint;
 use crate::host::{cgroup_home, clock, entropy, failpoint};
 use crate::logic::raft::codec;
-use crate::logic::raft::io::{Recovered, Timing};
+use crate::logic::raft::io::{Recovered, Snapshot, Timing};
 use crate::logic::manager::{self, Manager};
 use crate::logic::worker::{self, Worker};
 use crate::model::network::Subnet;
@@ -268,8 +268,9 @@ impl Host {
             log::warn!("{damaged}");
         }
         let unreadable = |err| Fatal::new("cannot read what the log holds", err);
-        let snapshot = found.snapshot.map(|snapshot| {
-            codec::decode_snapshot(snapshot.index, snapshot.term, snapshot.data)
+        let snapshot = found.snapshot.map(|found| {
+            let (members, data) = codec::from_snapshot(&found.data)?;
+            Ok(Snapshot { index: found.index, term: found.term, members, data })
         });
         let entries = found.entries.into_iter().map(codec::from_record);
         let recovered = Recovered {

@@ -61,15 +61,13 @@ impl Manager {
     }
 
     /// Whether the managers that would be left are a majority that can be reached.
-    pub(super) fn can_lose(&self, id: NodeId) -> bool {
+    pub(super) fn can_lose(&self, now: Now, id: NodeId) -> bool {
         let members = self.raft.members();
         if !members.voters.contains(&id) {
             return true;
         }
         let left = || members.voters.iter().filter(|voter| **voter != id);
-        let reachable = left().filter(|voter| {
-            **voter == self.config.node || self.raft.is_active(**voter)
-        });
+        let reachable = left().filter(|voter| self.raft.is_active(now.mono, **voter));
         reachable.count() > left().count() / 2
     }
 }

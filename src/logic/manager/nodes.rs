@@ -53,7 +53,7 @@ impl Manager {
             if managers.count() <= 1 {
                 return Err(CommandError::Precondition(LAST_MANAGER.to_owned()));
             }
-            if !self.can_lose(id) {
+            if !self.can_lose(now, id) {
                 return Err(CommandError::Precondition(LOSS_OF_QUORUM.to_owned()));
             }
         }

@@ -6,7 +6,7 @@ use super::command::Asked;
 use super::io::{CommandError, Payload};
 use crate::base::id::{ConfigId, RequestId, SecretId};
 use crate::base::time::Now;
-use crate::model::entry::{Change, Precondition};
+use crate::model::entry::Precondition;
 use crate::model::object::{Meta, Object, ObjectId};
 use crate::model::payload::{CONFIG_BYTES_MAX, Config, SECRET_BYTES_MAX, Secret};
 use crate::model::service::Labels;
@@ -69,14 +69,14 @@ impl Manager {
 
     pub(super) fn remove_secret(&mut self, now: Now, request: RequestId, id: SecretId) -> Asked {
         let old = self.lead.planned.secret(id).ok_or_else(|| missing("secret", &id))?;
-        let users = self.lead.planned.services_with_secret(id);
+        let users = self.lead.planned.services_with(ObjectId::Secret(id));
         in_use("secret", &old.name, users.map(|it| it.spec.name.to_string()).collect())?;
         self.remove(now, request, ObjectId::Secret(id), old.meta.version)
     }
 
     pub(super) fn remove_config(&mut self, now: Now, request: RequestId, id: ConfigId) -> Asked {
         let old = self.lead.planned.config(id).ok_or_else(|| missing("config", &id))?;
-        let users = self.lead.planned.services_with_config(id);
+        let users = self.lead.planned.services_with(ObjectId::Config(id));
         in_use("config", &old.name, users.map(|it| it.spec.name.to_string()).collect())?;
         self.remove(now, request, ObjectId::Config(id), old.meta.version)
     }

@@ -7,7 +7,7 @@ use super::{Lead, Leads, Manager};
 use crate::base::rng::Rng;
 use crate::base::time::Now;
 use crate::logic::raft::io::{self as raft, Members, Payload, Snapshot};
-use crate::logic::raft::{self as consensus, Raft};
+use crate::logic::raft::Raft;
 use crate::logic::store::{SnapshotError, Store};
 
 /// Most bytes of entries that are proposed and not committed. The manager stops its own work well
@@ -31,7 +31,7 @@ pub enum RecoverError {
     },
     /// The log.
     #[error("cannot use the log")]
-    Log(#[source] consensus::RecoverError),
+    Log(#[source] raft::RecoverError),
 }
 
 impl Manager {

@@ -121,7 +121,8 @@ impl Raft {
     }
 
     /// Heard of within the longest election timeout. It itself always is.
-    pub(super) fn is_active(&self, now: Time, member: NodeId) -> bool {
+    #[must_use]
+    pub fn is_active(&self, now: Time, member: NodeId) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let fresh = |peer: &Progress| now.since(peer.heard) < self.config.timing.election_max;
         member == self.config.id || leader.peers.get(&member).is_some_and(fresh)
@@ -135,6 +136,12 @@ impl Raft {
             None if self.retired => Err(ProposeError::NotLeader),
             None => Ok(()),
         }
+    }
+
+    /// Whether a proposal would be taken now, if it is not too large.
+    #[must_use]
+    pub fn takes_proposals(&self) -> bool {
+        self.may_propose().is_ok()
     }
 
     /// Hands leadership over (thesis 3.10): to the voter that is named, or to the most up-to-date one
