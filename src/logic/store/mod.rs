@@ -7,6 +7,7 @@
 //! **Invariant:** every index holds exactly what a walk over the tables would find.
 
 mod apply;
+mod feed;
 #[cfg(test)]
 mod golden;
 mod index;
@@ -22,6 +23,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 pub use self::apply::{Applied, ApplyResult, Effect};
+pub use self::feed::{Event, FEED_EVENTS_MAX, FEED_PAYLOAD_BYTES_MAX, Feed, Lagged};
 use self::index::Index;
 pub use self::snapshot::SnapshotError;
 pub use self::stored::Stored;
