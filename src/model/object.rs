@@ -10,7 +10,7 @@ use super::resource::Resource;
 use super::service::Service;
 use super::task::Task;
 use crate::base::id::{
-    ClusterId, ConfigId, NetworkId, NodeId, ResourceId, SecretId, ServiceId, TaskId,
+    ClusterId, ConfigId, Id, NetworkId, NodeId, ResourceId, SecretId, ServiceId, TaskId,
 };
 use crate::base::time::Wall;
 
@@ -44,6 +44,23 @@ pub enum ObjectId {
     Config(ConfigId),
     /// A resource.
     Resource(ResourceId),
+}
+
+impl ObjectId {
+    /// The bare id.
+    #[must_use]
+    pub const fn id(self) -> Id {
+        match self {
+            Self::Cluster(id) => id.0,
+            Self::Node(id) => id.0,
+            Self::Network(id) => id.0,
+            Self::Service(id) => id.0,
+            Self::Task(id) => id.0,
+            Self::Secret(id) => id.0,
+            Self::Config(id) => id.0,
+            Self::Resource(id) => id.0,
+        }
+    }
 }
 
 /// One object, whole.

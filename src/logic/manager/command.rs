@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::io::{Command, CommandError, Input, Output, Reply, View};
 use super::nodes::NewNode;
-use super::{EARLY_MAX, Leads, Manager};
 use super::write::reply;
+use super::{EARLY_MAX, Leads, Manager};
 use crate::base::id::{NetworkId, NodeId, RequestId, ServiceId};
 use crate::base::time::Now;
 use crate::logic::allocator;
@@ -84,6 +84,10 @@ impl Manager {
             }
             Command::RemoveSecret { id } => self.remove_secret(now, request, id),
             Command::RemoveConfig { id } => self.remove_config(now, request, id),
+            Command::SetResource { kind, name, payload } => {
+                self.set_resource(now, request, kind, name, payload)
+            }
+            Command::RemoveResource { id } => self.remove_resource(now, request, id),
             Command::Transfer { to } => self.transfer(now, to, out),
             Command::Read => Ok(None),
         };
@@ -323,7 +327,8 @@ impl Manager {
     /// may be changed as long as it does not grow.
     fn check_ports(&self, spec: &ServiceSpec, id: ServiceId) -> Result<(), CommandError> {
         let wanted = spec.endpoint.ports.len();
-        let had = self.lead.planned.service(id).map_or(0, |service| service.spec.endpoint.ports.len());
+        let had =
+            self.lead.planned.service(id).map_or(0, |service| service.spec.endpoint.ports.len());
         let others = self.lead.planned.services().filter(|other| other.id != id);
         let all: usize = others.map(|other| other.spec.endpoint.ports.len()).sum();
         if wanted > had && all + wanted > LISTENERS_MAX {

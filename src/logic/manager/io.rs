@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use crate::base::id::{ClusterId, ConfigId, Id, NodeId, RequestId, SecretId, ServiceId, TaskId};
+use crate::base::id::{
+    ClusterId, ConfigId, Id, NodeId, RequestId, ResourceId, SecretId, ServiceId, TaskId,
+};
 use crate::base::time::Span;
 use crate::logic::raft::io as raft;
 use crate::logic::raft::io::{Snapshot, Ticket, Timing, Write};
@@ -286,6 +288,20 @@ pub enum Command {
     RemoveConfig {
         /// Which.
         id: ConfigId,
+    },
+    /// Makes or replaces what is kept under this kind and name.
+    SetResource {
+        /// What it is, in its users' words.
+        kind: String,
+        /// Unique among those of its kind.
+        name: String,
+        /// What is kept.
+        payload: Vec<u8>,
+    },
+    /// Removes a resource.
+    RemoveResource {
+        /// Which.
+        id: ResourceId,
     },
     /// Hands leadership to another manager, or to whichever is most up to date.
     Transfer {

@@ -10,7 +10,7 @@ use crate::base::id::{NodeId, RequestId};
 use crate::base::time::{Now, Span};
 use crate::logic::codec;
 use crate::logic::raft::io::{self as raft, Entry, Payload, Snapshot, Ticket, Write};
-use crate::logic::store::{Applied, Store};
+use crate::logic::store::{Applied, Feed, Store};
 
 impl Manager {
     /// Consensus takes an input in.
@@ -103,7 +103,7 @@ impl Manager {
                 match flown {
                     Some(InFlight { own: Some(own), .. }) => {
                         self.committed.install(index, &own.entry, &own.applied);
-                        self.note(&own.applied);
+                        self.note(index, &own.applied);
                         answer(own.waiting, &own.applied, out);
                     }
                     Some(InFlight { own: None, .. }) | None => self.apply(index, &data, out),
@@ -121,7 +121,7 @@ impl Manager {
         match codec::decode_entry(data) {
             Ok(entry) => {
                 let applied = self.committed.apply(index, &entry);
-                self.note(&applied);
+                self.note(index, &applied);
             }
             Err(error) => {
                 self.broken = true;
@@ -132,10 +132,9 @@ impl Manager {
     }
 
     /// Something is committed: whoever is to be told will be.
-    fn note(&mut self, applied: &Applied) {
-        if let Some(cluster) = self.committed.cluster() {
-            self.raft.set_epoch(cluster.epoch);
-        }
+    fn note(&mut self, index: u64, applied: &Applied) {
+        self.set_epoch();
+        self.feed.note(index, applied);
         if self.leads == Leads::No {
             return;
         }
@@ -145,15 +144,22 @@ impl Manager {
         self.lead.reports.committed(&applied.effects);
     }
 
+    fn set_epoch(&mut self) {
+        if let Some(cluster) = self.committed.cluster() {
+            self.raft.set_epoch(cluster.epoch);
+        }
+    }
+
     /// The leader's snapshot took the place of everything.
     fn restored(&mut self, snapshot: &Snapshot, out: &mut Vec<Output>) {
         match Store::restore(&snapshot.data) {
             Ok(store) => {
                 self.committed = store;
+                self.feed = Feed::new(&self.committed);
                 self.committed_term = snapshot.term;
                 self.members = snapshot.members.clone();
                 self.grown_bytes = 0;
-                self.note(&Applied::nothing());
+                self.set_epoch();
                 debug_assert_eq!(self.leads, Leads::No, "a leader takes no snapshot");
             }
             Err(error) => {
@@ -261,7 +267,8 @@ impl Manager {
     /// Answers the reads whose index is applied.
     pub(super) fn answer_reads(&mut self, out: &mut Vec<Output>) {
         let applied = self.committed.index();
-        let (ready, wait) = std::mem::take(&mut self.reads).into_iter().partition(|r| r.1 <= applied);
+        let (ready, wait) =
+            std::mem::take(&mut self.reads).into_iter().partition(|r| r.1 <= applied);
         self.reads = wait;
         let ready: Vec<(RequestId, u64)> = ready;
         if ready.is_empty() {

@@ -53,7 +53,9 @@ impl Manager {
                 self.lead.caught_up.retain(|id| MemberChange::Promote(*id) != change);
             }
             // A node that answers again does.
-            Err(ProposeError::QuorumLost | ProposeError::NotLeader | ProposeError::Transferring) => {
+            Err(
+                ProposeError::QuorumLost | ProposeError::NotLeader | ProposeError::Transferring,
+            ) => {
                 self.lead.roles_changed = false;
             }
             Err(ProposeError::Full | ProposeError::TooLarge(_)) => {}

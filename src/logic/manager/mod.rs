@@ -40,9 +40,9 @@ use crate::base::id::{NodeId, RequestId, ServiceId};
 use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Time};
 use crate::logic::orchestrator::{self, Draft, Memory};
-use crate::logic::raft::io as raft;
 use crate::logic::raft::Raft;
-use crate::logic::store::Store;
+use crate::logic::raft::io as raft;
+use crate::logic::store::{Feed, Store};
 use crate::model::node::{NodeDescription, NodeState};
 
 /// Shortest wait before the manager tries its own writes again after the disk refused.
@@ -74,6 +74,8 @@ pub struct Manager {
     /// Members as of `committed`.
     members: raft::Members,
     committed: Store,
+    /// What changed last in it, for who watches.
+    feed: Feed,
     /// Term of the entry that `committed` is at.
     committed_term: u64,
     /// Bytes committed since the last snapshot was asked for.
@@ -197,8 +199,9 @@ impl Manager {
             let lead = &self.lead;
             let wake = lead.wakes.values().min().copied();
             // What is left to look at while the log is full goes on when the disk answers.
-            let start = (!lead.dirty.is_empty() && !lead.flight.is_full() && self.raft.takes_proposals())
-                .then_some(Time(0));
+            let start =
+                (!lead.dirty.is_empty() && !lead.flight.is_full() && self.raft.takes_proposals())
+                    .then_some(Time(0));
             let own = [wake, start, lead.reports.due()].into_iter().flatten().min();
             due = own.map(|due| self.blocked.map_or(due, |(until, _)| due.max(until)));
         }
@@ -227,6 +230,12 @@ impl Manager {
     #[must_use]
     pub const fn store(&self) -> &Store {
         &self.committed
+    }
+
+    /// What changed last in it.
+    #[must_use]
+    pub const fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     /// Looks at every service that something happened to, or whose time has come.

@@ -1,14 +1,15 @@
-//! Secrets and configs: made, labelled, removed. What they hold never changes; a service names the
-//! one that it was made with.
+//! Secrets, configs and resources: made, labelled, removed. What secrets and configs
+//! hold never changes; a service names the one that it was made with.
 
 use super::Manager;
 use super::command::Asked;
 use super::io::{CommandError, Payload};
-use crate::base::id::{ConfigId, RequestId, SecretId};
+use crate::base::id::{ConfigId, RequestId, ResourceId, SecretId};
 use crate::base::time::Now;
-use crate::model::entry::Precondition;
+use crate::model::entry::{Change, Precondition};
 use crate::model::object::{Meta, Object, ObjectId};
 use crate::model::payload::{CONFIG_BYTES_MAX, Config, SECRET_BYTES_MAX, Secret};
+use crate::model::resource::{PAYLOAD_BYTES_MAX, Resource};
 use crate::model::service::Labels;
 
 /// Longest name (swarmkit `manager/controlapi/common.go`).
@@ -23,7 +24,12 @@ impl Manager {
         let id = SecretId::new(self.rng.next_u128());
         let Payload { name, labels, data, templating } = new;
         let secret = Secret { id, meta: Meta::default(), name, labels, data, templating };
-        self.put(now, request, Precondition::Absent(ObjectId::Secret(id)), Object::Secret(Box::new(secret)))
+        self.put(
+            now,
+            request,
+            Precondition::Absent(ObjectId::Secret(id)),
+            Object::Secret(Box::new(secret)),
+        )
     }
 
     pub(super) fn create_config(&mut self, now: Now, request: RequestId, new: Payload) -> Asked {
@@ -34,7 +40,12 @@ impl Manager {
         let id = ConfigId::new(self.rng.next_u128());
         let Payload { name, labels, data, templating } = new;
         let config = Config { id, meta: Meta::default(), name, labels, data, templating };
-        self.put(now, request, Precondition::Absent(ObjectId::Config(id)), Object::Config(Box::new(config)))
+        self.put(
+            now,
+            request,
+            Precondition::Absent(ObjectId::Config(id)),
+            Object::Config(Box::new(config)),
+        )
     }
 
     pub(super) fn label_secret(
@@ -79,6 +90,44 @@ impl Manager {
         let users = self.lead.planned.services_with(ObjectId::Config(id));
         in_use("config", &old.name, users.map(|it| it.spec.name.to_string()).collect())?;
         self.remove(now, request, ObjectId::Config(id), old.meta.version)
+    }
+
+    /// Without a version: the last one to write wins.
+    pub(super) fn set_resource(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        kind: String,
+        name: String,
+        payload: Vec<u8>,
+    ) -> Asked {
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(CommandError::Invalid(format!(
+                "a resource of {} bytes is not taken, the limit is {PAYLOAD_BYTES_MAX}",
+                payload.len()
+            )));
+        }
+        let resource = match self.lead.planned.resource_named(&kind, &name) {
+            Some(old) => Resource { payload, ..old.as_ref().clone() },
+            None => {
+                let id = ResourceId::new(self.rng.next_u128());
+                let (meta, labels) = (Meta::default(), Labels::new());
+                Resource { id, meta, kind, name, labels, payload }
+            }
+        };
+        let put = Change::Put(Object::Resource(Box::new(resource)));
+        self.write_asked(now, request, Vec::new(), vec![put])?;
+        Ok(None)
+    }
+
+    pub(super) fn remove_resource(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        id: ResourceId,
+    ) -> Asked {
+        let old = self.lead.planned.resource(id).ok_or_else(|| missing("resource", &id))?;
+        self.remove(now, request, ObjectId::Resource(id), old.meta.version)
     }
 }
 

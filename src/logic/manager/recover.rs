@@ -6,9 +6,9 @@ use super::io::Config;
 use super::{Lead, Leads, Manager};
 use crate::base::rng::Rng;
 use crate::base::time::Now;
-use crate::logic::raft::io::{self as raft, Members, Payload, Snapshot};
 use crate::logic::raft::Raft;
-use crate::logic::store::{SnapshotError, Store};
+use crate::logic::raft::io::{self as raft, Members, Payload, Snapshot};
+use crate::logic::store::{Feed, SnapshotError, Store};
 
 /// Most bytes of entries that are proposed and not committed. The manager stops its own work well
 /// below it ([`super::flight`]), so that what users ask for finds room.
@@ -71,6 +71,7 @@ impl Manager {
             rng,
             raft,
             members,
+            feed: Feed::new(&committed),
             committed,
             committed_term: term,
             grown_bytes: 0,

@@ -10,8 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Lead, Leads, Manager};
 use super::io::Report;
+use super::{Lead, Leads, Manager};
 use crate::base::id::{NodeId, TaskId};
 use crate::base::time::{Now, Span, Time};
 use crate::logic::store::Effect;

@@ -25,13 +25,13 @@ use crate::base::time::{Now, Span, Time, Wall};
 use crate::logic::fixture;
 use crate::logic::orchestrator::status;
 use crate::logic::raft::io::{Entry, Recovered, Ticket, Timing, Write};
-use crate::model::wire::HardState;
 use crate::model::name::Name;
 use crate::model::node::NodeDescription;
 use crate::model::service::{
     FailureAction, Mode, PublishMode, RestartCondition, ServiceSpec, UpdateOrder,
 };
 use crate::model::task::{Task, TaskState, TaskStatus};
+use crate::model::wire::HardState;
 
 const NODE: NodeId = NodeId::new(7);
 

@@ -60,11 +60,17 @@ impl Manager {
         self.propose(now, entry, Vec::new()).is_ok()
     }
 
-    fn propose(&mut self, now: Now, entry: Entry, waiting: Vec<RequestId>) -> Result<(), CommandError> {
+    fn propose(
+        &mut self,
+        now: Now,
+        entry: Entry,
+        waiting: Vec<RequestId>,
+    ) -> Result<(), CommandError> {
         let encoded = codec::encode_entry(&entry)
             .map_err(|error| CommandError::Invalid(format!("cannot write this change: {error}")))?;
         let bytes = encoded.len();
-        let index = self.raft.propose(now.mono, Arc::from(encoded)).map_err(|error| self.not_now(error))?;
+        let index =
+            self.raft.propose(now.mono, Arc::from(encoded)).map_err(|error| self.not_now(error))?;
         let applied = self.lead.planned.apply(index, &entry);
         for effect in &applied.effects {
             self.touch(effect);
@@ -76,9 +82,7 @@ impl Manager {
     /// Why consensus takes nothing, for the user.
     pub(super) fn not_now(&self, error: ProposeError) -> CommandError {
         match error {
-            ProposeError::NotLeader => {
-                CommandError::NotLeader { leader: self.raft.leader() }
-            }
+            ProposeError::NotLeader => CommandError::NotLeader { leader: self.raft.leader() },
             ProposeError::Full => busy(),
             ProposeError::Transferring | ProposeError::ChangeUnderWay => {
                 CommandError::Busy(format!("{error}; try again in a moment"))
@@ -132,9 +136,7 @@ pub(super) const LOSS_OF_QUORUM: &str = "rpc error: code = FailedPrecondition de
     member from the raft: this would result in a loss of quorum";
 
 fn busy() -> CommandError {
-    CommandError::Busy(
-        "too many changes wait for the disk; try again in a moment".to_owned(),
-    )
+    CommandError::Busy("too many changes wait for the disk; try again in a moment".to_owned())
 }
 
 /// Every service that has an object or a task: one may be gone while its tasks are still there.
@@ -147,7 +149,7 @@ pub(super) fn all_services(store: &Store) -> BTreeSet<ServiceId> {
 pub(super) fn reply(result: ApplyResult) -> Result<Reply, CommandError> {
     match result {
         ApplyResult::Done => Ok(Reply::Done),
-        ApplyResult::Created(id) => Ok(Reply::Created { id }),
+        ApplyResult::Created(object) => Ok(Reply::Created { id: object.id() }),
         ApplyResult::Stale => Err(CommandError::OutOfSequence),
     }
 }
