@@ -184,7 +184,7 @@ impl Manager {
             // What workers told is still known and goes into other entries.
             self.lead.reports.retry();
         } else {
-            self.lead = Lead { since: now.mono, ..Lead::default() };
+            self.lead = Lead::default();
         }
         out.push(Output::Leader { term, leader: Some(self.config.node) });
         self.leads = Leads::From(index);

@@ -98,8 +98,6 @@ pub struct Manager {
 /// What only a leader keeps. Empty on all others.
 #[derive(Debug, Default)]
 struct Lead {
-    /// Since when it leads.
-    since: Time,
     planned: Store,
     flight: Flight,
     /// Commands that came before it may decide.

@@ -53,11 +53,8 @@ impl Manager {
             }
             (term, members) = (snapshot.term, snapshot.members.clone());
         }
-        let mut rng = Rng::from_entropy(config.seed);
-        let mut seed = [0; 32];
-        for chunk in seed.chunks_exact_mut(8) {
-            chunk.copy_from_slice(&rng.next_u64().to_le_bytes());
-        }
+        // Another stream than that of the ids.
+        let seed = config.seed.map(|byte| byte ^ 0x5a);
         let raft_config = raft::Config {
             id: config.node,
             seed,
@@ -68,7 +65,7 @@ impl Manager {
         };
         let raft = Raft::new(raft_config, recovered, now.mono).map_err(RecoverError::Log)?;
         let mut manager = Self {
-            rng,
+            rng: Rng::from_entropy(config.seed),
             raft,
             members,
             feed: Feed::new(&committed),

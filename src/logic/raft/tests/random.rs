@@ -128,7 +128,8 @@ impl Net {
             self.trace.push(format!("{:?}   {} -> {output:?}", self.now, at.0.0));
             match output {
                 Output::Persist { .. } => {
-                    let after = self.rng.below(if self.rng.one_in(20) { 500_000 } else { 20_000 });
+                    let limit = if self.rng.one_in(20) { 500_000 } else { 20_000 };
+                    let after = self.rng.below(limit);
                     let life = self.lives[&at];
                     self.at(after, Event::Disk { at, life });
                 }
