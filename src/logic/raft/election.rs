@@ -42,9 +42,13 @@ impl Raft {
         self.ask(true, false, None, out);
     }
 
-    /// Whether this member may become leader: it has a vote, and nothing in its log is in doubt.
+    /// Whether this member may become leader: it has a vote, and nothing in its log is in doubt. Who
+    /// loses its vote by an entry that is not committed may still be needed to commit it (thesis
+    /// 4.2.2); its own vote does not count then.
     fn may_campaign(&self) -> bool {
-        self.log.members().voters.contains(&self.config.id)
+        let (id, at) = (self.config.id, self.log.members_index());
+        let had_vote = || self.log.members_at(at.saturating_sub(1)).voters.contains(&id);
+        (self.log.members().voters.contains(&id) || (at > self.commit && had_vote()))
             && !self.is_doubtful()
             && !self.follow.is_restoring()
     }

@@ -84,7 +84,9 @@ pub(super) fn fold(state: u64, entry: &Entry) -> u64 {
     let bytes = match &entry.payload {
         Payload::Nothing => 0,
         Payload::Members(members) => members.voters.len() as u64,
-        Payload::Command(data) => data.iter().fold(1, |sum, byte| sum * 257 + u64::from(*byte)),
+        Payload::Command(data) => {
+            data.iter().fold(1u64, |sum, byte| sum.wrapping_mul(257).wrapping_add(u64::from(*byte)))
+        }
     };
     let mixed = state.rotate_left(7) ^ bytes ^ (entry.term << 32) ^ entry.index;
     mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
