@@ -25,7 +25,7 @@ use crate::base::id::{NodeId, ServiceId, TaskId};
 use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Time, Wall};
 use crate::logic::fixture;
-use crate::logic::store::{OWN_REQUEST, Store};
+use crate::logic::store::{Lease, OWN_REQUEST, Store};
 use crate::model::entry::{Change, Entry};
 use crate::model::node::{Availability, NodeState};
 use crate::model::object::{Object, ObjectId};
@@ -128,7 +128,8 @@ impl Lab {
         }
         for task in self.store.tasks() {
             for lease in &task.addresses {
-                assert_eq!(self.store.lease(lease.network, lease.address), Some(task.id));
+                let holder = self.store.lease(lease.network, lease.address);
+                assert_eq!(holder, Some(Lease::Task(task.id)));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Store;
+use super::{Lease, Store};
 use crate::base::id::{ServiceId, TaskId};
 use crate::base::time::Wall;
 use crate::model::cluster::Cluster;
@@ -15,7 +15,7 @@ use crate::model::object::{Meta, Object, ObjectId};
 use crate::model::payload::{Config, Secret};
 use crate::model::resource::Resource;
 use crate::model::service::Service;
-use crate::model::task::Task;
+use crate::model::task::{Address, Task};
 
 /// What became of an entry. Kept as the answer to its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,6 +156,7 @@ impl Store {
             Effect::Service(service) => {
                 self.forget_service(service.id);
                 self.service_names.insert(service.spec.name.clone(), service.id);
+                self.hold(&service.vips, Lease::Service(service.id));
                 self.services.insert(service.id, Arc::clone(service));
             }
             Effect::Task(task) => self.write_task(task),
@@ -197,9 +198,7 @@ impl Store {
         if let Some(node) = task.node {
             self.tasks_by_node.insert((node, task.id));
         }
-        for lease in &task.addresses {
-            self.leases.insert((lease.network, lease.address), task.id);
-        }
+        self.hold(&task.addresses, Lease::Task(task.id));
         self.tasks.insert(task.id, Arc::clone(task));
     }
 
@@ -209,9 +208,18 @@ impl Store {
         if let Some(node) = old.node {
             self.tasks_by_node.remove(&(node, id));
         }
-        for lease in &old.addresses {
-            let key = (lease.network, lease.address);
-            if self.leases.get(&key) == Some(&id) {
+        self.free(&old.addresses, Lease::Task(id));
+    }
+
+    fn hold(&mut self, addresses: &[Address], holder: Lease) {
+        let keys = addresses.iter().map(|address| ((address.network, address.address), holder));
+        self.leases.extend(keys);
+    }
+
+    fn free(&mut self, addresses: &[Address], holder: Lease) {
+        for address in addresses {
+            let key = (address.network, address.address);
+            if self.leases.get(&key) == Some(&holder) {
                 self.leases.remove(&key);
             }
         }
@@ -219,6 +227,7 @@ impl Store {
 
     fn forget_service(&mut self, id: ServiceId) {
         let Some(old) = self.services.remove(&id) else { return };
+        self.free(&old.vips, Lease::Service(id));
         if self.service_names.get(&old.spec.name) == Some(&id) {
             self.service_names.remove(&old.spec.name);
         }

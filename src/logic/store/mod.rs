@@ -56,7 +56,16 @@ pub struct Store {
     tasks_by_service: BTreeSet<(ServiceId, TaskId)>,
     tasks_by_node: BTreeSet<(NodeId, TaskId)>,
     /// An address may be there twice only between two changes of one entry.
-    leases: BTreeMap<(NetworkId, Ipv4Addr), TaskId>,
+    leases: BTreeMap<(NetworkId, Ipv4Addr), Lease>,
+}
+
+/// Who holds an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// A task, until its worker says that nothing of it is left.
+    Task(TaskId),
+    /// A service, as its virtual address.
+    Service(ServiceId),
 }
 
 /// The first answers to the last [`REQUESTS_KEPT_MAX`] requests.
@@ -194,10 +203,20 @@ impl Store {
         self.resources.values()
     }
 
-    /// The task that holds an address.
+    /// Who holds an address.
     #[must_use]
-    pub fn lease(&self, network: NetworkId, address: Ipv4Addr) -> Option<TaskId> {
+    pub fn lease(&self, network: NetworkId, address: Ipv4Addr) -> Option<Lease> {
         self.leases.get(&(network, address)).copied()
+    }
+
+    /// Leased addresses of a network from this one on, in order.
+    pub fn leases_from(
+        &self,
+        network: NetworkId,
+        first: Ipv4Addr,
+    ) -> impl Iterator<Item = Ipv4Addr> {
+        let range = (network, first)..=(network, Ipv4Addr::BROADCAST);
+        self.leases.range(range).map(|((_, address), _)| *address)
     }
 
     /// What a request was answered, if it is among the last [`REQUESTS_KEPT_MAX`].

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
-use super::{ApplyResult, OWN_REQUEST, REQUESTS_KEPT_MAX, Store};
+use super::{ApplyResult, Lease, OWN_REQUEST, REQUESTS_KEPT_MAX, Store};
 use crate::base::id::{ClusterId, NetworkId, NodeId, RequestId, ServiceId, TaskId};
 use crate::base::time::Wall;
 use crate::logic::codec;
@@ -182,7 +182,14 @@ fn change() -> impl Strategy<Value = Change> {
     });
     prop_oneof![
         task,
-        (1..4u128, 0..3u8).prop_map(|(id, name)| put_service(id, &format!("s{id}-{name}"))),
+        (1..4u128, 0..3u8, 0..8u8).prop_map(|(id, name, vip)| {
+            let mut service = fixture::service(id, &format!("s{id}-{name}"));
+            if vip > 0 {
+                let address = Ipv4Addr::new(10, 0, 0, vip);
+                service.vips.push(Address { network: NetworkId::new(1), address });
+            }
+            Change::Put(Object::Service(Box::new(service)))
+        }),
         (1..3u128).prop_map(|id| Change::Put(Object::Node(Box::new(fixture::node(id))))),
         (1..3u128, 24..26u8).prop_map(|(id, prefix)| {
             Change::Put(Object::Network(Box::new(fixture::network(id, "n", prefix))))
@@ -262,8 +269,15 @@ fn check(store: &Store, model: &Model) {
     for host in 1..8 {
         let address = Ipv4Addr::new(10, 0, 0, host);
         let holder = store.lease(NetworkId::new(1), address);
-        let holds = |task: &&&Task| task.addresses.iter().any(|lease| lease.address == address);
-        let holders: Vec<TaskId> = tasks.values().filter(holds).map(|task| task.id).collect();
+        let there = |leases: &[Address]| leases.iter().any(|lease| lease.address == address);
+        let held = tasks.values().filter(|task| there(&task.addresses));
+        let vips = store.services().filter(|service| there(&service.vips));
+        let holders: Vec<Lease> = held
+            .map(|task| Lease::Task(task.id))
+            .chain(vips.map(|service| Lease::Service(service.id)))
+            .collect();
+        let leased = store.leases_from(NetworkId::new(1), address).next() == Some(address);
+        assert_eq!(leased, holder.is_some());
         assert!(holder.is_none_or(|id| holders.contains(&id)), "{address} {holder:?}");
         assert!(holders.len() != 1 || holder == Some(holders[0]) || holder.is_none());
     }
