@@ -67,6 +67,7 @@ impl Manager {
         let applied = self.planned.apply(encoded.index, &entry);
         for effect in &applied.effects {
             self.touch(effect);
+            self.nodes.note(effect);
         }
         self.log.push(encoded, entry, applied, waiting);
         Ok(())
@@ -141,6 +142,7 @@ impl Manager {
         for entry in log.in_flight() {
             planned.install(entry.index, &entry.entry, &entry.applied);
         }
+        self.nodes.reset(&self.planned);
         for entry in refused {
             for request in entry.waiting {
                 let reply =

@@ -25,6 +25,7 @@ use crate::base::id::{NodeId, ServiceId, TaskId};
 use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Time, Wall};
 use crate::logic::fixture;
+use crate::logic::scheduler::Nodes;
 use crate::logic::store::{Lease, OWN_REQUEST, Store};
 use crate::model::entry::{Change, Entry};
 use crate::model::node::{Availability, NodeState};
@@ -94,7 +95,8 @@ impl Lab {
     fn look(&mut self) {
         for _ in 0..20 {
             let now = self.now();
-            let mut draft = Draft::new(&self.store, &self.states, &mut self.rng, now);
+            let nodes = Nodes::new(&self.store, &self.states);
+            let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
             match self.store.service(SERVICE) {
                 Some(service) => {
                     self.wake = reconcile(&mut draft, service, &mut self.memory).wake.time();
