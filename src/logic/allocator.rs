@@ -148,8 +148,10 @@ pub fn addresses(store: &Store, picker: &mut Picker, task: &mut Task) -> Result<
     let first = network_for(store, &task.ports).map(|network| network.id);
     let attached = task.spec.networks.iter().map(|attachment| attachment.network);
     let wanted: Vec<NetworkId> = first.into_iter().chain(attached).collect();
-    let addresses = on_each(store, picker, &wanted, &task.addresses)?;
-    task.addresses = addresses;
+    let mut tried = picker.clone();
+    task.addresses = on_each(store, &mut tried, &wanted, &task.addresses)?;
+    // What was picked for a task that cannot have all is there for the next one.
+    *picker = tried;
     Ok(())
 }
 
@@ -225,3 +227,5 @@ impl Picker {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk_tests;
