@@ -198,6 +198,7 @@ impl Manager {
         self.leads = Leads::Yes;
         let lead = &mut self.lead;
         lead.planned = self.committed.clone();
+        lead.nodes.reset(&lead.planned);
         lead.memories.clear();
         lead.wakes.clear();
         lead.waiting.clear();

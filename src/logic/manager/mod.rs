@@ -42,8 +42,9 @@ use crate::base::time::{Now, Span, Time};
 use crate::logic::orchestrator::{self, Draft, Memory};
 use crate::logic::raft::Raft;
 use crate::logic::raft::io as raft;
+use crate::logic::scheduler::Nodes;
 use crate::logic::store::{Feed, Store};
-use crate::model::node::{NodeDescription, NodeState};
+use crate::model::node::NodeDescription;
 
 /// Shortest wait before the manager tries its own writes again after the disk refused.
 pub const REFUSED_WAIT_MIN: Span = Span::from_secs(1);
@@ -102,7 +103,8 @@ struct Lead {
     flight: Flight,
     /// Commands that came before it may decide.
     early: VecDeque<(RequestId, Command)>,
-    states: BTreeMap<NodeId, NodeState>,
+    /// Follows `planned`.
+    nodes: Nodes,
     /// When each node was last heard of.
     heard: BTreeMap<NodeId, Time>,
     reports: Reports,
@@ -247,7 +249,7 @@ impl Manager {
             let Some(id) = lead.dirty.pop_first() else { break };
             lead.wakes.remove(&id);
             lead.waiting.remove(&id);
-            let mut draft = Draft::new(&lead.planned, &lead.states, &mut self.rng, now);
+            let mut draft = Draft::new(&lead.planned, &lead.nodes, &mut self.rng, now);
             if let Some(service) = lead.planned.service(id) {
                 let memory = lead.memories.entry(id).or_default();
                 let looked = orchestrator::reconcile(&mut draft, service, memory);

@@ -82,7 +82,7 @@ impl Manager {
                  a member of the raft cluster. It must be demoted to worker before removal"
             )));
         }
-        if !force && self.lead.states.get(&id) == Some(&NodeState::Ready) {
+        if !force && self.lead.nodes.state(id) == NodeState::Ready {
             return Err(CommandError::Precondition(format!(
                 "rpc error: code = FailedPrecondition desc = node {id} is not down and can't be \
                  removed"
@@ -126,7 +126,8 @@ impl Manager {
 
     fn set_state(&mut self, id: NodeId, state: NodeState) {
         let lead = &mut self.lead;
-        if lead.states.insert(id, state) != Some(state) {
+        if lead.nodes.state(id) != state {
+            lead.nodes.set_state(id, state);
             lead.roles_changed = true;
             lead.dirty.extend(lead.planned.services().map(|service| service.id));
         }

@@ -74,6 +74,7 @@ impl Manager {
         let applied = self.lead.planned.apply(index, &entry);
         for effect in &applied.effects {
             self.touch(effect);
+            self.lead.nodes.note(effect);
         }
         self.lead.flight.push(index, bytes, Some(Own { entry, applied, waiting }));
         Ok(())

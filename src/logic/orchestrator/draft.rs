@@ -8,10 +8,9 @@ use crate::base::id::{NodeId, ServiceId, TaskId};
 use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Wall};
 use crate::logic::allocator::{self, Picker};
-use crate::logic::scheduler::{self, Nodes};
+use crate::logic::scheduler::{self, Nodes, Overlay};
 use crate::logic::store::Store;
 use crate::model::entry::Change;
-use crate::model::node::NodeState;
 use crate::model::object::{Meta, Object, ObjectId};
 use crate::model::service::{Mode, Service};
 use crate::model::task::{Task, TaskState, TaskStatus};
@@ -30,29 +29,24 @@ pub enum SlotKey {
 pub struct Draft<'a> {
     pub(super) store: &'a Store,
     pub(super) now: Now,
-    states: &'a BTreeMap<NodeId, NodeState>,
+    table: &'a Nodes,
     rng: &'a mut Rng,
     /// Index of the entry that the draft becomes.
     pub(super) index: u64,
     /// `None`: removed.
     tasks: BTreeMap<TaskId, Option<Task>>,
     service: Option<Service>,
-    nodes: Option<Nodes>,
+    nodes: Option<Overlay<'a>>,
     picker: Picker,
 }
 
 impl<'a> Draft<'a> {
-    /// Nothing changed yet.
-    pub fn new(
-        store: &'a Store,
-        states: &'a BTreeMap<NodeId, NodeState>,
-        rng: &'a mut Rng,
-        now: Now,
-    ) -> Self {
+    /// Nothing changed yet. The nodes follow the store.
+    pub fn new(store: &'a Store, nodes: &'a Nodes, rng: &'a mut Rng, now: Now) -> Self {
         Self {
             store,
             now,
-            states,
+            table: nodes,
             rng,
             index: store.index() + 1,
             tasks: BTreeMap::new(),
@@ -174,76 +168,94 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The nodes with the draft's tasks on them.
-    pub(super) fn nodes(&mut self) -> &mut Nodes {
-        if self.nodes.is_none() {
-            let stored = self.store.tasks().filter(|task| !self.tasks.contains_key(&task.id));
-            let all = stored.map(AsRef::as_ref).chain(self.tasks.values().flatten());
-            self.nodes = Some(Nodes::new(self.store, self.states, all));
-        }
-        self.nodes.get_or_insert_default()
+    /// The nodes with the draft's tasks on them, as they were when this was first asked, or tasks
+    /// were placed.
+    pub(super) fn nodes(&mut self) -> &mut Overlay<'a> {
+        let (table, tasks, wall) = (self.table, &self.tasks, self.now.wall);
+        self.nodes.get_or_insert_with(|| {
+            let mut nodes = Overlay::new(table, wall);
+            for (id, task) in tasks {
+                match task {
+                    Some(task) => nodes.put(task),
+                    None => nodes.take_back(*id),
+                }
+            }
+            nodes
+        })
     }
 
     /// Gives addresses and nodes to the service's tasks that have none; true when one still waits.
     pub(super) fn place_tasks(&mut self) -> bool {
         let waiting = |task: &Task| {
-            task.status.state < TaskState::Assigned && task.desired <= TaskState::Running
+            task.status.state < TaskState::Assigned && task.desired <= TaskState::Complete
         };
-        let ids = self.tasks_of(self.service().id);
+        let all = self.tasks_of(self.service().id);
+        let mut homes: BTreeMap<u64, NodeId> = BTreeMap::new();
+        if scheduler::stays_at_home(&self.service().spec.task) {
+            let tasks = all.iter().filter_map(|id| self.task(*id));
+            homes.extend(tasks.filter_map(|task| Some((task.slot, task.node?))));
+        }
         let ids: Vec<TaskId> =
-            ids.into_iter().filter(|id| self.task(*id).is_some_and(waiting)).collect();
+            all.into_iter().filter(|id| self.task(*id).is_some_and(waiting)).collect();
+        if let Err(err) = self.lease_vips() {
+            for id in &ids {
+                self.wait(*id, TaskState::New, "created", err.clone());
+            }
+            return true;
+        }
         // Desired states have changed since the nodes were last counted.
         self.nodes = None;
         let mut waits = false;
         for id in ids {
-            waits |= !self.place(id);
+            waits |= !self.place(id, &homes);
         }
         waits
     }
 
-    fn place(&mut self, id: TaskId) -> bool {
+    /// The service's virtual addresses, one for each network that it is on.
+    fn lease_vips(&mut self) -> Result<(), String> {
+        let mut picker = self.picker.clone();
+        let vips = allocator::vips(self.store, &mut picker, self.service());
+        let vips = vips.map_err(|error| error.to_string())?;
+        self.picker = picker;
+        if self.service().vips != vips {
+            self.service_mut().vips = vips;
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, id: TaskId, homes: &BTreeMap<u64, NodeId>) -> bool {
         let Some(mut task) = self.task(id).cloned() else { return true };
         let wall = self.now.wall;
-        if task.addresses.is_empty()
-            && let Some(network) = allocator::network_for(self.store, &task.ports)
-        {
-            match self.picker.pick(self.store, network) {
-                Some(address) => task.addresses.push(address),
-                None => {
-                    let err = format!("no address is free in network {}", network.name);
-                    self.wait(task, TaskState::New, "created", err);
-                    return false;
-                }
-            }
+        if let Err(error) = allocator::addresses(self.store, &mut self.picker, &mut task) {
+            self.wait(id, TaskState::New, "created", error.to_string());
+            return false;
         }
         let placed = match task.node {
             Some(node) => {
-                self.nodes().confirm(node, &task).map(|node| (node, scheduler::MESSAGE_CONFIRMED))
+                let placed = self.nodes().confirm(node, &mut task);
+                placed.map(|_| scheduler::MESSAGE_CONFIRMED)
             }
-            None => self.nodes().place(&task).map(|node| (node, scheduler::MESSAGE_ASSIGNED)),
+            None => {
+                let home = homes.get(&task.slot).copied();
+                let placed = self.nodes().place(&mut task, home);
+                placed.map(|_| scheduler::MESSAGE_ASSIGNED)
+            }
         };
+        let ok = placed.is_ok();
         match placed {
-            Ok((node, message)) => {
-                task.node = Some(node);
-                task.status = status(TaskState::Assigned, wall, message);
-                self.nodes().add(&task);
-                self.tasks.insert(id, Some(task));
-                true
-            }
-            Err(err) => {
-                self.wait(task, TaskState::Pending, scheduler::MESSAGE_PENDING, err);
-                false
-            }
+            Ok(message) => task.status = status(TaskState::Assigned, wall, message),
+            Err(err) => wait(&mut task, TaskState::Pending, scheduler::MESSAGE_PENDING, err, wall),
         }
+        self.tasks.insert(id, Some(task));
+        ok
     }
 
-    /// Says why a task waits, unless it says so already.
-    fn wait(&mut self, mut task: Task, state: TaskState, message: &str, err: String) {
-        if task.status.state != state || task.status.err != err {
-            task.status = status(state, self.now.wall, message);
-            task.status.err = err;
+    fn wait(&mut self, id: TaskId, state: TaskState, message: &str, err: String) {
+        let wall = self.now.wall;
+        if let Some(task) = self.edit(id) {
+            wait(task, state, message, err, wall);
         }
-        self.tasks.insert(task.id, Some(task));
     }
 
     /// Drops the tasks to be removed of which a worker holds nothing but perhaps a log, and those
@@ -285,6 +297,14 @@ impl<'a> Draft<'a> {
             }
         }
         changes
+    }
+}
+
+/// Says why a task waits, unless it says so already.
+fn wait(task: &mut Task, state: TaskState, message: &str, err: String, wall: Wall) {
+    if task.status.state != state || task.status.err != err {
+        task.status = status(state, wall, message);
+        task.status.err = err;
     }
 }
 

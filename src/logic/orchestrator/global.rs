@@ -23,7 +23,7 @@ pub(super) fn spread(draft: &mut Draft<'_>) {
     let task = probe(draft);
     for node in nodes {
         let key = SlotKey::Node(node);
-        let eligible = draft.nodes().eligible(node, &task);
+        let eligible = draft.nodes().eligible(node, &task.spec);
         let open = draft.nodes().is_active(node);
         match (eligible, slots.get(&key)) {
             (true, None) if open => {
@@ -47,7 +47,7 @@ pub(super) fn spread(draft: &mut Draft<'_>) {
 pub(super) fn open_nodes(draft: &mut Draft<'_>) -> Vec<NodeId> {
     let task = probe(draft);
     let nodes = draft.nodes();
-    let fits = |node: &NodeId| nodes.eligible(*node, &task) && nodes.is_active(*node);
+    let fits = |node: &NodeId| nodes.eligible(*node, &task.spec) && nodes.is_active(*node);
     nodes.ids().filter(fits).collect()
 }
 

@@ -25,7 +25,8 @@ use crate::base::id::{NodeId, ServiceId, TaskId};
 use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Time, Wall};
 use crate::logic::fixture;
-use crate::logic::store::{OWN_REQUEST, Store};
+use crate::logic::scheduler::Nodes;
+use crate::logic::store::{Lease, OWN_REQUEST, Store};
 use crate::model::entry::{Change, Entry};
 use crate::model::node::{Availability, NodeState};
 use crate::model::object::{Object, ObjectId};
@@ -94,7 +95,8 @@ impl Lab {
     fn look(&mut self) {
         for _ in 0..20 {
             let now = self.now();
-            let mut draft = Draft::new(&self.store, &self.states, &mut self.rng, now);
+            let nodes = Nodes::new(&self.store, &self.states);
+            let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
             match self.store.service(SERVICE) {
                 Some(service) => {
                     self.wake = reconcile(&mut draft, service, &mut self.memory).wake.time();
@@ -128,7 +130,8 @@ impl Lab {
         }
         for task in self.store.tasks() {
             for lease in &task.addresses {
-                assert_eq!(self.store.lease(lease.network, lease.address), Some(task.id));
+                let holder = self.store.lease(lease.network, lease.address);
+                assert_eq!(holder, Some(Lease::Task(task.id)));
             }
         }
     }

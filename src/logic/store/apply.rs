@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Slot, Store, Stored};
+use super::{Lease, Slot, Store, Stored};
 use crate::base::id::{ConfigId, NetworkId, ResourceId, SecretId, ServiceId, TaskId};
 use crate::base::time::Wall;
 use crate::model::cluster::Cluster;
@@ -15,7 +15,7 @@ use crate::model::object::{Meta, Object, ObjectId};
 use crate::model::payload::{Config, Secret};
 use crate::model::resource::Resource;
 use crate::model::service::Service;
-use crate::model::task::Task;
+use crate::model::task::{Address, Task};
 
 /// What became of an entry. Kept as the answer to its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,6 +186,7 @@ impl Store {
         for used in uses(service) {
             self.indexes.users.insert(used, service.id);
         }
+        self.hold(&service.vips, Lease::Service(service.id));
         self.services.insert(service.id, Arc::clone(service));
         old
     }
@@ -197,9 +198,7 @@ impl Store {
         if let Some(node) = task.node {
             self.indexes.tasks_by_node.insert(node, task.id);
         }
-        for lease in &task.addresses {
-            self.indexes.leases.insert((lease.network, lease.address), task.id);
-        }
+        self.hold(&task.addresses, Lease::Task(task.id));
         self.tasks.insert(task.id, Arc::clone(task));
         old
     }
@@ -231,6 +230,7 @@ impl Store {
         for used in uses(&old) {
             self.indexes.users.remove(&used, id);
         }
+        self.free(&old.vips, Lease::Service(id));
         Some(Stored::Service(old))
     }
 
@@ -241,13 +241,22 @@ impl Store {
         if let Some(node) = old.node {
             self.indexes.tasks_by_node.remove(&node, id);
         }
-        for lease in &old.addresses {
-            let key = (lease.network, lease.address);
-            if self.indexes.leases.get(&key) == Some(&id) {
+        self.free(&old.addresses, Lease::Task(id));
+        Some(Stored::Task(old))
+    }
+
+    fn hold(&mut self, addresses: &[Address], holder: Lease) {
+        let keys = addresses.iter().map(|address| ((address.network, address.address), holder));
+        self.indexes.leases.extend(keys);
+    }
+
+    fn free(&mut self, addresses: &[Address], holder: Lease) {
+        for address in addresses {
+            let key = (address.network, address.address);
+            if self.indexes.leases.get(&key) == Some(&holder) {
                 self.indexes.leases.remove(&key);
             }
         }
-        Some(Stored::Task(old))
     }
 
     fn forget_secret(&mut self, id: SecretId) -> Option<Stored> {

@@ -78,7 +78,16 @@ struct Indexes {
     tasks_by_node: Index<NodeId, TaskId>,
     tasks_by_slot: Index<Slot, TaskId>,
     /// An address may be there twice only between two changes of one entry.
-    leases: BTreeMap<(NetworkId, Ipv4Addr), TaskId>,
+    leases: BTreeMap<(NetworkId, Ipv4Addr), Lease>,
+}
+
+/// Who holds an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// A task, until its worker says that nothing of it is left.
+    Task(TaskId),
+    /// A service, as its virtual address.
+    Service(ServiceId),
 }
 
 /// Where a service has its tasks: the slot's number, or 0 and the node in a global service.
@@ -260,10 +269,20 @@ impl Store {
         self.resources.values()
     }
 
-    /// The task that holds an address.
+    /// Who holds an address.
     #[must_use]
-    pub fn lease(&self, network: NetworkId, address: Ipv4Addr) -> Option<TaskId> {
+    pub fn lease(&self, network: NetworkId, address: Ipv4Addr) -> Option<Lease> {
         self.indexes.leases.get(&(network, address)).copied()
+    }
+
+    /// Leased addresses of a network from this one on, in order.
+    pub fn leases_from(
+        &self,
+        network: NetworkId,
+        first: Ipv4Addr,
+    ) -> impl Iterator<Item = Ipv4Addr> {
+        let range = (network, first)..=(network, Ipv4Addr::BROADCAST);
+        self.indexes.leases.range(range).map(|((_, address), _)| *address)
     }
 
     /// What a request was answered, if it is among the last [`REQUESTS_KEPT_MAX`].
