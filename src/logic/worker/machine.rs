@@ -280,8 +280,9 @@ impl Machine {
         }
         let first = !std::mem::replace(&mut self.assigned, true);
         let adopted = self.own.take().is_some();
-        // All that there is is exact, also on what this worker let run by itself.
-        let known = if first || whole { task.desired } else { self.task.desired };
+        // All that there is is exact, also on what this worker let run by itself and does not yet.
+        let exact = (first || whole) && self.host != Host::Running;
+        let known = if exact { task.desired } else { self.task.desired };
         let desired = task.desired.max(known);
         self.gone = false;
         self.task = if task.desired == desired {
