@@ -9,7 +9,14 @@ use super::object::Meta;
 use super::resource::Generic;
 use super::service::{Labels, Port, Service, TaskSpec};
 use crate::base::id::{NetworkId, NodeId, ServiceId, TaskId};
-use crate::base::time::Wall;
+use crate::base::time::{Span, Wall};
+
+/// A task with on-disconnect=stop has been dead for this long after its node was last heard at the
+/// latest, but for [`LEASE_MARGIN`].
+pub const LEASE: Span = Span::from_secs(5);
+
+/// What the managers wait on top of [`LEASE`] before they start another.
+pub const LEASE_MARGIN: Span = Span::from_secs(2);
 
 /// A task as the store holds it. It is never restarted: its successor is a new task in its slot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
