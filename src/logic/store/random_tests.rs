@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::{OWN_REQUEST, Store};
+use super::{Lease, OWN_REQUEST, Store};
 use crate::base::id::{
     ClusterId, ConfigId, NetworkId, NodeId, RequestId, ResourceId, SecretId, ServiceId, TaskId,
 };
@@ -47,15 +47,22 @@ fn a_task() -> impl Strategy<Value = Object> {
 
 fn a_service() -> impl Strategy<Value = Object> {
     let used = || proptest::option::of(0..IDS);
-    (0..IDS, 0..IDS, used(), used(), used()).prop_map(|(id, n, network, secret, config)| {
-        let mut service = fixture::service(id, &name(n));
-        let task = &mut service.spec.task;
-        let attach = |id| NetworkAttachment { network: NetworkId::new(id), aliases: Vec::new() };
-        task.networks.extend(network.map(attach));
-        task.container.secrets.extend(secret.map(SecretId::new).map(file));
-        task.container.configs.extend(config.map(ConfigId::new).map(file));
-        Object::Service(Box::new(service))
-    })
+    (0..IDS, 0..IDS, used(), used(), used(), 0..8u8).prop_map(
+        |(id, n, network, secret, config, host)| {
+            let mut service = fixture::service(id, &name(n));
+            let task = &mut service.spec.task;
+            let attach =
+                |id| NetworkAttachment { network: NetworkId::new(id), aliases: Vec::new() };
+            task.networks.extend(network.map(attach));
+            task.container.secrets.extend(secret.map(SecretId::new).map(file));
+            task.container.configs.extend(config.map(ConfigId::new).map(file));
+            if host > 0 {
+                let address = Ipv4Addr::new(10, 0, 0, host);
+                service.vips.push(Address { network: NetworkId::new(1), address });
+            }
+            Object::Service(Box::new(service))
+        },
+    )
 }
 
 /// An object of one of the other kinds.
@@ -222,9 +229,15 @@ fn check_indexes(store: &Store, model: &Model) {
     for host in 1..8 {
         let address = Ipv4Addr::new(10, 0, 0, host);
         let holds = |it: &Task| it.addresses.iter().any(|lease| lease.address == address);
-        let (holder, holders) = (store.lease(NetworkId::new(1), address), model.tasks(holds));
-        assert!(holder.is_none_or(|id| holders.contains(&ObjectId::Task(id))), "{address}");
-        assert!(holders.len() != 1 || holder.is_none_or(|id| ObjectId::Task(id) == holders[0]));
+        let is_vip = |it: &Service| it.vips.iter().any(|lease| lease.address == address);
+        let mut holders = model.tasks(holds);
+        holders.extend(model.services(is_vip));
+        let holder = store.lease(NetworkId::new(1), address).map(|lease| match lease {
+            Lease::Task(id) => ObjectId::Task(id),
+            Lease::Service(id) => ObjectId::Service(id),
+        });
+        assert!(holder.is_none_or(|id| holders.contains(&id)), "{address}");
+        assert!(holders.len() != 1 || holder.is_none_or(|id| id == holders[0]));
     }
 }
 
