@@ -452,7 +452,7 @@ fn chance_breaks_nothing() {
         (reads, entries, leaders) = (reads + r, entries + e, leaders + l);
     }
     // The runs are about something.
-    assert!(reads > 1_000 && entries > 10_000 && leaders > 400, "{reads} {entries} {leaders}");
+    assert!(reads > 800 && entries > 8_000 && leaders > 400, "{reads} {entries} {leaders}");
 }
 
 /// More of them by hand: `SEED_START` and `SEEDS`.
