@@ -88,6 +88,7 @@ impl Raft {
             return self.become_follower(now, self.term, None, out);
         }
         self.leave_slow_disk(now);
+        self.part(now, out);
         self.beat(out);
     }
 

@@ -144,8 +144,8 @@ impl Raft {
         }
     }
 
-    /// Follows the members: whom this leader sends to. Who is none any more is still sent to until
-    /// that is committed, so that it can know.
+    /// Follows the members: whom this leader sends to. Who is none any more is still sent to, until
+    /// it knows ([`Raft::part`]) or the members change again.
     pub(super) fn sync_peers(&mut self, now: Time) {
         let next = self.log.last() + 1;
         let members = self.log.members().all();
@@ -154,6 +154,7 @@ impl Raft {
             let peer = leader.peers.entry(*id).or_insert_with(|| Progress::new(now, next));
             peer.leaving = false;
         }
+        leader.peers.retain(|id, peer| !peer.leaving || members.contains(id));
         for (id, peer) in &mut leader.peers {
             peer.leaving = !members.contains(id);
         }
@@ -165,16 +166,30 @@ impl Raft {
         if self.log.members_index() > self.commit {
             return;
         }
-        let leaving: Vec<NodeId> =
-            leader.peers.iter().filter(|(_, peer)| peer.leaving).map(|(id, _)| *id).collect();
-        for id in leaving {
+        self.part(now, out);
+        if !self.log.members().voters.contains(&self.config.id) {
+            self.resign(now, out);
+        }
+    }
+
+    /// Parts from those that are no members any more: once they hold the entry that says so and are
+    /// told that it is committed, or when they are silent.
+    pub(super) fn part(&mut self, now: Time, out: &mut Vec<Output>) {
+        let Role::Leader(leader) = &self.role else { return };
+        let index = self.log.members_index();
+        if index > self.commit {
+            return;
+        }
+        let is_done = |id: NodeId, peer: &Progress| {
+            peer.leaving && (peer.matched >= index || !self.is_active(now, id))
+        };
+        let peers = leader.peers.iter().filter(|(id, peer)| is_done(**id, peer));
+        let done: Vec<NodeId> = peers.map(|(id, _)| *id).collect();
+        for id in done {
             self.reach(id, out);
             if let Role::Leader(leader) = &mut self.role {
                 leader.peers.remove(&id);
             }
-        }
-        if !self.log.members().voters.contains(&self.config.id) {
-            self.resign(now, out);
         }
     }
 }

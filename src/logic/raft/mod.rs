@@ -408,6 +408,13 @@ impl Raft {
         self.commit
     }
 
+    /// The log is durable through this index. What is committed may be ahead of it while a majority
+    /// goes on without this disk; a snapshot is saved only of what is durable.
+    #[must_use]
+    pub const fn durable_index(&self) -> u64 {
+        self.writes.durable()
+    }
+
     /// Index of the last entry.
     #[must_use]
     pub fn last_index(&self) -> u64 {

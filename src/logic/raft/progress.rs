@@ -79,11 +79,10 @@ impl Progress {
         self.flow = Flow::Probe { waits: false, bare };
     }
 
-    /// Begins to send ahead.
+    /// Begins to send ahead, behind what the last probe brought.
     pub(super) fn replicate(&mut self) {
-        self.under_way.clear();
-        self.under_way_bytes = 0;
-        self.next = self.matched + 1;
+        let sent = self.under_way.back().map_or(0, |(last, ..)| *last);
+        self.next = self.matched.max(sent) + 1;
         self.flow = Flow::Replicate;
     }
 
@@ -112,9 +111,12 @@ impl Progress {
         self.under_way.len() < IN_FLIGHT_MAX && self.under_way_bytes < bytes_max
     }
 
-    /// Entries through `last` left.
+    /// Entries through `last` left; a probe goes on from where it is.
     pub(super) fn sent(&mut self, now: Time, last: u64, bytes: u64) {
-        self.next = last + 1;
+        match &mut self.flow {
+            Flow::Probe { waits, .. } => *waits = true,
+            Flow::Replicate | Flow::Snapshot { .. } => self.next = last + 1,
+        }
         self.under_way_bytes += bytes;
         self.under_way.push_back((last, bytes, now));
     }

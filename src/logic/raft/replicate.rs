@@ -59,10 +59,10 @@ impl Raft {
         }
         let entries =
             if bare { Vec::new() } else { self.log.batch(previous_index, BATCH_BYTES_MAX) };
-        if let Flow::Probe { waits, .. } = &mut progress.flow {
-            *waits = true;
-        } else if let Some(last) = entries.last() {
+        if let Some(last) = entries.last() {
             progress.sent(now, last.index, self.log.bytes(previous_index, last.index));
+        } else {
+            progress.flow = Flow::Probe { waits: true, bare };
         }
         let previous_term = self.log.term(previous_index).unwrap_or(0);
         self.send(peer, Body::Append { previous_index, previous_term, entries, commit }, out);
@@ -92,6 +92,7 @@ impl Raft {
             self.commit_by_count(out);
             self.hand_over_when_ready(peer, out);
             self.tell_caught_up(peer, out);
+            self.part(now, out);
         }
     }
 

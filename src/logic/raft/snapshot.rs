@@ -81,7 +81,8 @@ impl Leader {
 }
 
 impl Raft {
-    /// A snapshot through this index is durable: what is below it goes, but for a tail.
+    /// A snapshot through this index is durable: what is below it goes, but for a tail. The snapshot
+    /// must not be ahead of [`Raft::durable_index`] when it is saved: the entries would come after it.
     pub fn compact(&mut self, through: u64) {
         let through = through.min(self.writes.durable()).min(self.delivered);
         let mut cut = self.log.tail(through, TAIL_BYTES);
