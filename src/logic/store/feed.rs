@@ -99,6 +99,9 @@ mod tests {
     use crate::model::object::{Object, ObjectId};
     use crate::model::payload::Config;
 
+    /// Index of the entry, and the object's version before and after.
+    type Versions = (u64, Option<u64>, Option<u64>);
+
     struct Lab {
         store: Store,
         feed: Feed,
@@ -117,8 +120,7 @@ mod tests {
             self.feed.note(index, &applied);
         }
 
-        /// Index, and the version before and after.
-        fn since(&self, index: u64) -> Result<Vec<(u64, Option<u64>, Option<u64>)>, Lagged> {
+        fn since(&self, index: u64) -> Result<Vec<Versions>, Lagged> {
             let version = |it: &Option<Stored>| it.as_ref().map(|it| it.meta().version);
             let events = self.feed.since(index)?;
             Ok(events.map(|it| (it.index, version(&it.before), version(&it.after))).collect())
