@@ -227,6 +227,10 @@ impl Worker {
     pub(super) fn decide(&mut self, now: Now, complete: bool) {
         let Self { tasks, chains, .. } = self;
         chains.retain(|base, chain| {
+            // Nothing was left of it, not even a record; what has a successor has ended.
+            if let Some(base) = tasks.get_mut(base).filter(|base| !base.is_over()) {
+                base.supersede(now);
+            }
             let head = chain.members.last().and_then(|id| tasks.get(id));
             let adopted = head.is_some_and(|head| head.own.is_none());
             let wanted = match tasks.get(base) {

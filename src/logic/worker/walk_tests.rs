@@ -442,6 +442,12 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Assign { task: number, desired } => {
+                // An address is given again when nothing has it.
+                let slot = u64::from(number);
+                let mut others = self.tasks.values().filter(|task| task.id != id(number));
+                if others.any(|task| task.slot == slot) {
+                    return;
+                }
                 let known = self.tasks.entry(id(number)).or_insert_with(|| new_task(number));
                 known.desired = known.desired.max(DESIRED[desired]);
                 self.assign(false, &[id(number)], Vec::new());
