@@ -207,3 +207,149 @@ static NOBODY: Members = Members {
     voters: std::collections::BTreeSet::new(),
     learners: std::collections::BTreeSet::new(),
 };
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::base::id::NodeId;
+
+    /// What a log does, on a plain list of all entries there ever were.
+    #[derive(Debug, Default)]
+    struct Model {
+        base: u64,
+        all: Vec<Entry>,
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push { term: u64, kind: u8, bytes: u16 },
+        Truncate(u64),
+        Compact(u64),
+        Reset(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..2u64, 0..4u8, 0..500u16)
+                .prop_map(|(term, kind, bytes)| Step::Push { term, kind, bytes }),
+            1 => (0..8u64).prop_map(Step::Truncate),
+            1 => (0..8u64).prop_map(Step::Compact),
+            1 => (0..3u64).prop_map(Step::Reset),
+        ]
+    }
+
+    fn one(number: u64) -> Members {
+        Members { voters: [NodeId::new(u128::from(number))].into(), learners: [].into() }
+    }
+
+    impl Model {
+        fn last(&self) -> u64 {
+            self.all.last().map_or(0, |last| last.index)
+        }
+
+        fn term(&self, index: u64) -> u64 {
+            self.all.iter().find(|it| it.index == index).map_or(0, |it| it.term)
+        }
+
+        fn members(&self, through: u64) -> Members {
+            let named = self.all.iter().rev().filter(|it| it.index <= through);
+            let mut named = named.filter_map(|it| match &it.payload {
+                Payload::Members(members) => Some(members.clone()),
+                Payload::Nothing | Payload::Command(_) => None,
+            });
+            named.next().unwrap_or_default()
+        }
+
+        fn check(&self, log: &Log) {
+            assert_eq!((log.base(), log.last()), (self.base, self.last()));
+            assert_eq!(log.last_term(), self.term(self.last()));
+            assert_eq!(*log.members(), self.members(self.last()));
+            for index in 0..self.last() + 3 {
+                let is_known = index >= self.base && index <= self.last();
+                assert_eq!(log.term(index), is_known.then(|| self.term(index)), "{index}");
+                if is_known {
+                    assert_eq!(*log.members_at(index), self.members(index));
+                }
+                let behind = |it: &&Entry| it.index > index.max(self.base);
+                let entries: Vec<Entry> = self.all.iter().filter(behind).cloned().collect();
+                assert_eq!(log.entries(index, u64::MAX - 1), entries);
+                let bytes: u64 = entries.iter().map(|it| size(&it.payload)).sum();
+                assert_eq!(log.bytes(index, log.last()), bytes);
+                let batch = log.batch(index, 300);
+                assert_eq!(batch, entries[..batch.len()]);
+                let used: u64 = batch.iter().map(|it| size(&it.payload)).sum();
+                let next = entries.get(batch.len()).map(|it| used + size(&it.payload));
+                assert!(used <= 300 || batch.len() == 1, "{used} bytes");
+                assert!(next.is_none_or(|next| next > 300), "more would fit");
+                let cut = log.tail(index.min(self.last()), 300);
+                assert!(cut >= self.base && log.bytes(cut, index) <= 300);
+                assert!(cut == self.base || log.bytes(cut - 1, index) > 300, "more may stay");
+                for term in 0..4 {
+                    let slow = (self.base..=index.min(self.last()))
+                        .rev()
+                        .find(|it| self.term(*it) <= term)
+                        .unwrap_or(self.base);
+                    assert_eq!(log.agree(index.min(self.last()), term).0, slow);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_log_is_a_list(steps in proptest::collection::vec(step(), 0..30)) {
+            let mut model = Model::default();
+            let mut log = Log::new(None, Vec::new(), 0).expect("nothing");
+            for step in steps {
+                let span = model.last() - model.base + 1;
+                match step {
+                    Step::Push { term, kind, bytes } => {
+                        let index = model.last() + 1;
+                        let term = model.term(model.last()) + term;
+                        let payload = match kind {
+                            0 => Payload::Nothing,
+                            1 => Payload::Members(one(index)),
+                            _ => Payload::Command(vec![0; usize::from(bytes)].into()),
+                        };
+                        let entry = Entry { index, term, payload };
+                        model.all.push(entry.clone());
+                        log.push(entry);
+                    }
+                    Step::Truncate(by) => {
+                        let through = model.base + by % span;
+                        model.all.retain(|it| it.index <= through);
+                        log.truncate(through);
+                    }
+                    Step::Compact(by) => {
+                        model.base += by % span;
+                        log.compact(model.base);
+                    }
+                    Step::Reset(by) => {
+                        let (index, term) = (model.last() + by, model.term(model.last()) + 1);
+                        let payload = Payload::Members(one(index));
+                        model.all.retain(|it| it.index < index);
+                        model.all.push(Entry { index, term, payload });
+                        model.base = index;
+                        log.reset(index, term, one(index));
+                    }
+                }
+                model.check(&log);
+            }
+        }
+    }
+
+    #[test]
+    fn a_gap_and_a_term_that_goes_down_are_errors() {
+        let entry = |index, term| Entry { index, term, payload: Payload::Nothing };
+        let found = |entries| Log::new(None, entries, 5).map(|log| log.last());
+        assert_eq!(found(vec![entry(1, 1), entry(2, 5)]), Ok(2));
+        let gap = RecoverError::Gap { wanted: 2, found: 3 };
+        assert_eq!(found(vec![entry(1, 1), entry(3, 1)]), Err(gap));
+        let term = RecoverError::Term { index: 2, term: 1 };
+        assert_eq!(found(vec![entry(1, 2), entry(2, 1)]), Err(term));
+        let term = RecoverError::Term { index: 1, term: 6 };
+        assert_eq!(found(vec![entry(1, 6)]), Err(term));
+    }
+}

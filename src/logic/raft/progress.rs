@@ -71,10 +71,15 @@ impl Progress {
         }
     }
 
-    /// Begins to probe before `next`; with entries unless `bare`.
-    pub(super) fn probe(&mut self, next: u64, bare: bool) {
+    /// What was sent is lost, or is taken to be.
+    pub(super) fn forget_sent(&mut self) {
         self.under_way.clear();
         self.under_way_bytes = 0;
+    }
+
+    /// Begins to probe before `next`; with entries unless `bare`.
+    pub(super) fn probe(&mut self, next: u64, bare: bool) {
+        self.forget_sent();
         self.next = next.max(self.matched + 1);
         self.flow = Flow::Probe { waits: false, bare };
     }
@@ -88,8 +93,7 @@ impl Progress {
 
     /// Begins to wait for a snapshot.
     pub(super) fn want_snapshot(&mut self) {
-        self.under_way.clear();
-        self.under_way_bytes = 0;
+        self.forget_sent();
         self.flow = Flow::Snapshot { index: 0, offset: 0, sent: None, bare: false };
     }
 

@@ -69,6 +69,11 @@ impl Raft {
         true
     }
 
+    /// What left before this should have been answered.
+    fn overdue(&self, now: Time) -> Time {
+        now - Span(self.config.timing.heartbeat.0.saturating_mul(2))
+    }
+
     /// The follower, if it is one.
     fn progress(&mut self, peer: NodeId) -> Option<&mut Progress> {
         match &mut self.role {
@@ -80,11 +85,18 @@ impl Raft {
     /// A follower has entries durable.
     pub(super) fn append_ok(&mut self, now: Time, peer: NodeId, index: u64, out: &mut Vec<Output>) {
         let (base, last) = (self.log.base(), self.log.last());
+        let overdue = self.overdue(now);
         let Some(progress) = self.progress(peer).filter(|_| index <= last) else { return };
         progress.heard = now;
         let news = progress.acked(index);
         match progress.flow {
-            Flow::Probe { .. } => progress.replicate(),
+            Flow::Probe { bare, .. } => {
+                // What was sent with entries long ago is not on its way any more.
+                if bare && progress.take_overdue(now, overdue) {
+                    progress.forget_sent();
+                }
+                progress.replicate();
+            }
             Flow::Snapshot { .. } if index >= base && news => progress.replicate(),
             Flow::Snapshot { .. } | Flow::Replicate => {}
         }
@@ -136,7 +148,7 @@ impl Raft {
         out: &mut Vec<Output>,
     ) {
         let base = self.log.base();
-        let overdue = now - Span(self.config.timing.heartbeat.0.saturating_mul(2));
+        let overdue = self.overdue(now);
         let commit = self.commit;
         let Some(progress) = self.progress(peer) else { return };
         progress.heard = now;

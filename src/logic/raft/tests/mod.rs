@@ -1,7 +1,9 @@
 //! Tests of the whole machine: a network of members driven by chance, transcripts, the paper's claims.
 
+mod codec;
 mod lab;
 mod member;
+mod paper;
 mod random;
 mod script;
 mod show;
