@@ -16,7 +16,7 @@ use crate::base::id::{NodeId, ServiceId};
 use crate::logic::store::Store;
 use crate::model::node::{Availability, Node, NodeState};
 use crate::model::service::{Protocol, PublishMode};
-use crate::model::task::{Task, TaskState};
+use crate::model::task::Task;
 
 /// Most tasks that one node is given, finished ones not counted.
 pub const TASKS_PER_NODE_MAX: u64 = 1_000;
@@ -74,7 +74,7 @@ impl NodeInfo {
             host.filter(|port| port.published != 0).map(|port| (port.published, port.protocol)),
         );
         self.tasks += 1;
-        if task.desired <= TaskState::Running {
+        if task.is_wanted() {
             *self.of_service.entry(task.service).or_default() += 1;
         }
     }
