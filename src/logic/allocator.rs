@@ -1,20 +1,21 @@
 //! Addresses of tasks and published ports of services.
 //!
-//! A lease is what the store's objects say: an address is taken while any task holds it, a port
-//! while any service does. Nothing is remembered here, so nothing can be leaked or undone wrongly.
+//! A lease is what the store's objects say: an address is taken while any task holds it or any
+//! service has it as its virtual one, a port while any service does. Nothing is remembered here, so
+//! nothing can be leaked or undone wrongly.
 //!
-//! Every task has one address: on the `ingress` network when it publishes a port through it, else
-//! on `docker_gwbridge`, which Docker, too, gives every task that needs a way out. One address per
-//! attached network joins when networks can be made.
+//! Every task has an address on the `ingress` network when it publishes a port through it, else on
+//! `docker_gwbridge`, which Docker, too, gives every task that needs a way out; and one more on each
+//! network that it is attached to. A task keeps its addresses when it has ended, until its worker
+//! says that nothing of it is left on the node: only then may another task have them.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
 
 use super::store::Store;
 use crate::base::id::{NetworkId, ServiceId};
 use crate::model::network::{GWBRIDGE, Network};
-use crate::model::service::{Port, PublishMode, Service, ServiceSpec};
-use crate::model::task::Address;
+use crate::model::service::{EndpointMode, Port, PublishMode, Service, ServiceSpec};
+use crate::model::task::{Address, Task};
 
 /// First and last port that are picked when the user names none (Docker's range).
 pub const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
@@ -117,7 +118,18 @@ fn conflict(port: &Port, service: &Service) -> Option<PortError> {
     Some(PortError::Taken { port: port.published, name, id, kind })
 }
 
-/// The network on which a task with these ports gets its address.
+/// An address cannot be had. `Display` is for the task's status.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// All of the network's are taken.
+    #[error("no address is free in network {0}")]
+    Exhausted(String),
+    /// The network is no more.
+    #[error("network {0} not found")]
+    NoNetwork(NetworkId),
+}
+
+/// The network on which a task with these ports gets its first address.
 #[must_use]
 pub fn network_for<'a>(store: &'a Store, ports: &[Port]) -> Option<&'a Network> {
     let published = ports.iter().any(|port| port.mode == PublishMode::Ingress);
@@ -127,33 +139,93 @@ pub fn network_for<'a>(store: &'a Store, ports: &[Port]) -> Option<&'a Network> 
         .or_else(|| networks().next())
 }
 
-/// Picks addresses for one batch of new tasks; knows what it has already picked.
-#[derive(Debug, Default)]
+/// Gives the task an address on each of its networks where it has none, the first one first; all
+/// of them or none.
+///
+/// # Errors
+/// When a network is not there or has no free address; the task is as it was.
+pub fn addresses(store: &Store, picker: &mut Picker, task: &mut Task) -> Result<(), AddressError> {
+    let first = network_for(store, &task.ports).map(|network| network.id);
+    let attached = task.spec.networks.iter().map(|attachment| attachment.network);
+    let wanted: Vec<NetworkId> = first.into_iter().chain(attached).collect();
+    let mut tried = picker.clone();
+    task.addresses = on_each(store, &mut tried, &wanted, &task.addresses)?;
+    // What was picked for a task that cannot have all is there for the next one.
+    *picker = tried;
+    Ok(())
+}
+
+/// The service's virtual addresses: one on each network that its tasks are attached to, none where
+/// it is reached by names only. Those that it has stay. The ingress network needs none: published
+/// ports are listeners of the nodes.
+///
+/// # Errors
+/// When a network is not there or has no free address.
+pub fn vips(
+    store: &Store,
+    picker: &mut Picker,
+    service: &Service,
+) -> Result<Vec<Address>, AddressError> {
+    let attached = match service.spec.endpoint.mode {
+        EndpointMode::Vip => &service.spec.task.networks[..],
+        EndpointMode::Dnsrr => &[],
+    };
+    let wanted: Vec<NetworkId> = attached.iter().map(|attachment| attachment.network).collect();
+    on_each(store, picker, &wanted, &service.vips)
+}
+
+/// One address on each of these networks, those of `had` where there is one.
+fn on_each(
+    store: &Store,
+    picker: &mut Picker,
+    wanted: &[NetworkId],
+    had: &[Address],
+) -> Result<Vec<Address>, AddressError> {
+    let mut addresses: Vec<Address> = Vec::with_capacity(wanted.len());
+    for id in wanted {
+        if addresses.iter().any(|address| address.network == *id) {
+            continue;
+        }
+        let old = had.iter().find(|address| address.network == *id).copied();
+        addresses.push(match old {
+            Some(address) => address,
+            None => {
+                let network = store.network(*id).ok_or(AddressError::NoNetwork(*id))?;
+                let address = picker.pick(store, network);
+                address.ok_or_else(|| AddressError::Exhausted(network.name.clone()))?
+            }
+        });
+    }
+    Ok(addresses)
+}
+
+/// Picks addresses for one batch of changes; knows what it has already picked.
+#[derive(Clone, Debug, Default)]
 pub struct Picker {
-    picked: BTreeSet<(NetworkId, Ipv4Addr)>,
-    /// Where the search goes on, so that a batch does not walk over its own addresses again.
-    next: Option<(NetworkId, u32)>,
+    /// Where the search goes on, so that a batch neither picks an address twice nor walks over its
+    /// own again.
+    next: BTreeMap<NetworkId, u32>,
 }
 
 impl Picker {
     /// The lowest free address of the network; `None` when there is none.
     pub fn pick(&mut self, store: &Store, network: &Network) -> Option<Address> {
-        let first = match self.next {
-            Some((id, n)) if id == network.id => n,
-            Some(_) | None => RESERVED_AT_START,
-        };
+        let first = self.next.get(&network.id).copied().unwrap_or(RESERVED_AT_START);
         let last = network.subnet.len().checked_sub(2)?;
+        let mut leased = store.leases_from(network.id, network.subnet.nth(first)?).peekable();
         for n in first..=last {
             let address = network.subnet.nth(n)?;
-            let key = (network.id, address);
-            if store.lease(network.id, address).is_none() && self.picked.insert(key) {
-                self.next = Some((network.id, n + 1));
+            if leased.next_if_eq(&address).is_none() {
+                self.next.insert(network.id, n + 1);
                 return Some(Address { network: network.id, address });
             }
         }
+        self.next.insert(network.id, last.saturating_add(1));
         None
     }
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk_tests;

@@ -4,14 +4,18 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::{DYNAMIC_PORTS, INGRESS, Picker, PortError, network_for, ports};
-use crate::base::id::{ServiceId, TaskId};
+use super::{
+    AddressError, DYNAMIC_PORTS, INGRESS, Picker, PortError, addresses, network_for, ports, vips,
+};
+use crate::base::id::{NetworkId, ServiceId, TaskId};
 use crate::logic::fixture;
 use crate::logic::store::Store;
 use crate::model::entry::{Change, Entry};
 use crate::model::network::{GWBRIDGE, Network};
 use crate::model::object::{Object, ObjectId};
-use crate::model::service::{Port, Protocol, PublishMode, Service, ServiceSpec};
+use crate::model::service::{
+    EndpointMode, NetworkAttachment, Port, Protocol, PublishMode, Service, ServiceSpec,
+};
 
 fn write(store: &mut Store, change: Change) {
     let request = crate::logic::store::OWN_REQUEST;
@@ -87,6 +91,55 @@ fn a_task_is_on_the_network_that_its_ports_want() {
     ] {
         assert_eq!(network_for(store, ports).map(|it| it.name.as_str()), name);
     }
+}
+
+#[test]
+fn a_task_has_an_address_on_each_of_its_networks() {
+    let object = |id, name| Object::Network(Box::new(fixture::network(id, name, 29)));
+    let store = fixture::store(vec![object(1, INGRESS), object(2, GWBRIDGE), object(3, "a")]);
+    let attach = |id| NetworkAttachment { network: NetworkId::new(id), aliases: Vec::new() };
+    let mut picker = Picker::default();
+    let mut give = |ports: Vec<Port>, networks: &[u128]| {
+        let mut task = fixture::task(1, 1);
+        task.ports = ports;
+        task.spec.networks = networks.iter().copied().map(attach).collect();
+        addresses(&store, &mut picker, &mut task)?;
+        let shown = task.addresses.iter().map(|it| (it.network.0.0, it.address.octets()[3]));
+        let shown: Vec<(u128, u8)> = shown.collect();
+        addresses(&store, &mut picker, &mut task)?;
+        let again = task.addresses.iter().map(|it| (it.network.0.0, it.address.octets()[3]));
+        assert_eq!(again.collect::<Vec<_>>(), shown, "what it has stays");
+        Ok::<_, AddressError>(shown)
+    };
+    assert_eq!(give(vec![], &[]), Ok(vec![(2, 2)]));
+    assert_eq!(give(vec![ingress(80, 80)], &[3]), Ok(vec![(1, 2), (3, 2)]));
+    assert_eq!(give(vec![], &[3, 3, 2]), Ok(vec![(2, 3), (3, 3)]), "one on each");
+    let missing = AddressError::NoNetwork(NetworkId::new(9));
+    assert_eq!(give(vec![], &[9]), Err(missing));
+    assert_eq!(give(vec![], &[]), Ok(vec![(2, 4)]), "all of them or none");
+}
+
+#[test]
+fn a_service_has_a_virtual_address_on_each_network_unless_it_wants_none() {
+    let object = |id, name| Object::Network(Box::new(fixture::network(id, name, 29)));
+    let store = fixture::store(vec![object(1, INGRESS), object(3, "a"), object(4, "b")]);
+    let attach = |id| NetworkAttachment { network: NetworkId::new(id), aliases: Vec::new() };
+    let mut service = fixture::service(1, "web");
+    service.ports = vec![ingress(80, 80)];
+    let mut picker = Picker::default();
+    let mut lease = |networks: &[u128], mode| {
+        service.spec.task.networks = networks.iter().copied().map(attach).collect();
+        service.spec.endpoint.mode = mode;
+        service.vips = vips(&store, &mut picker, &service)?;
+        let shown = service.vips.iter().map(|it| (it.network.0.0, it.address.octets()[3]));
+        Ok::<Vec<_>, AddressError>(shown.collect())
+    };
+    use EndpointMode::{Dnsrr, Vip};
+    assert_eq!(lease(&[], Vip), Ok(vec![]), "published ports need none");
+    assert_eq!(lease(&[3], Vip), Ok(vec![(3, 2)]));
+    assert_eq!(lease(&[4, 3], Vip), Ok(vec![(4, 2), (3, 2)]), "what it has stays");
+    assert_eq!(lease(&[4], Vip), Ok(vec![(4, 2)]));
+    assert_eq!(lease(&[3, 4], Dnsrr), Ok(vec![]));
 }
 
 /// One port: number (0: any), target, mode.

@@ -14,7 +14,7 @@ use crate::logic::template;
 use crate::model::cluster::Cluster;
 use crate::model::entry::{Change, Precondition};
 use crate::model::network::{GWBRIDGE, Network, Subnet};
-use crate::model::node::{Availability, Node, NodeDescription, NodeSpec, NodeState, Role};
+use crate::model::node::{Availability, Node, NodeDescription, NodeSpec, Role};
 use crate::model::object::{Meta, Object, ObjectId};
 use crate::model::route::LISTENERS_MAX;
 use crate::model::service::{Labels, Mode, Port, Service, ServiceSpec, UpdateState, UpdateStatus};
@@ -259,7 +259,7 @@ impl Manager {
 
     pub(super) fn view(&self) -> View {
         let store = &self.committed;
-        let state = |id| self.states.get(&id).copied().unwrap_or(NodeState::Unknown);
+        let state = |id| self.nodes.state(id);
         View {
             index: store.index(),
             cluster: store.cluster().cloned(),

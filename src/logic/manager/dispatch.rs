@@ -120,7 +120,8 @@ impl Manager {
             node.description = description;
             self.write_own(now, vec![Change::Put(Object::Node(Box::new(node)))]);
         }
-        if self.states.insert(id, NodeState::Ready) != Some(NodeState::Ready) {
+        if self.nodes.state(id) != NodeState::Ready {
+            self.nodes.set_state(id, NodeState::Ready);
             self.dirty.extend(self.planned.services().map(|service| service.id));
         }
         self.dispatch.join(id);

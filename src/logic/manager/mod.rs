@@ -27,13 +27,13 @@ use self::dispatch::Dispatch;
 use self::io::{Config, Input, Output, Recovered};
 use self::log::Log;
 use self::report::Reports;
-use crate::base::id::{NodeId, ServiceId};
+use crate::base::id::ServiceId;
 use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Time};
 use crate::logic::codec::{self, CodecError};
 use crate::logic::orchestrator::{self, Draft, Memory};
+use crate::logic::scheduler::Nodes;
 use crate::logic::store::{SnapshotError, Store};
-use crate::model::node::NodeState;
 
 /// Shortest wait before the manager tries its own writes again after the disk refused.
 pub const REFUSED_WAIT_MIN: Span = Span::from_secs(1);
@@ -80,7 +80,8 @@ pub struct Manager {
     log: Log,
     committed: Store,
     planned: Store,
-    states: BTreeMap<NodeId, NodeState>,
+    /// Follows `planned`.
+    nodes: Nodes,
     reports: Reports,
     dispatch: Dispatch,
     memories: BTreeMap<ServiceId, Memory>,
@@ -121,9 +122,9 @@ impl Manager {
         Ok(Self {
             rng: Rng::from_entropy(config.seed),
             log: Log::new(index, term, recovered.term, grown_bytes),
+            nodes: Nodes::new(&store, &BTreeMap::new()),
             planned: store.clone(),
             committed: store,
-            states: BTreeMap::new(),
             reports: Reports::default(),
             dispatch: Dispatch::default(),
             memories: BTreeMap::new(),
@@ -191,7 +192,7 @@ impl Manager {
             let Some(id) = self.dirty.pop_first() else { break };
             self.wakes.remove(&id);
             self.waiting.remove(&id);
-            let mut draft = Draft::new(&self.planned, &self.states, &mut self.rng, now);
+            let mut draft = Draft::new(&self.planned, &self.nodes, &mut self.rng, now);
             if let Some(service) = self.planned.service(id) {
                 let memory = self.memories.entry(id).or_default();
                 let looked = orchestrator::reconcile(&mut draft, service, memory);

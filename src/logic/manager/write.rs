@@ -67,6 +67,7 @@ impl Manager {
         let applied = self.planned.apply(encoded.index, &entry);
         for effect in &applied.effects {
             self.touch(effect);
+            self.nodes.note(effect);
         }
         self.log.push(encoded, entry, applied, waiting);
         Ok(())
@@ -141,6 +142,7 @@ impl Manager {
         for entry in log.in_flight() {
             planned.install(entry.index, &entry.entry, &entry.applied);
         }
+        self.nodes.reset(&self.planned);
         for entry in refused {
             for request in entry.waiting {
                 let reply =
@@ -177,7 +179,17 @@ fn answer(entry: InFlight, out: &mut Vec<Output>) {
 pub(super) fn reply(result: ApplyResult) -> Result<Reply, CommandError> {
     match result {
         ApplyResult::Done => Ok(Reply::Done),
-        ApplyResult::Created(id) => Ok(Reply::Created { id }),
+        ApplyResult::Created(ObjectId::Service(id)) => Ok(Reply::Created { id }),
+        // Nobody asks for these yet.
+        ApplyResult::Created(
+            ObjectId::Cluster(_)
+            | ObjectId::Node(_)
+            | ObjectId::Network(_)
+            | ObjectId::Task(_)
+            | ObjectId::Secret(_)
+            | ObjectId::Config(_)
+            | ObjectId::Resource(_),
+        ) => Ok(Reply::Done),
         ApplyResult::Stale => Err(CommandError::OutOfSequence),
     }
 }

@@ -12,7 +12,7 @@ use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Time, Wall};
 use crate::logic::allocator::{self, Picker};
 use crate::logic::scheduler::constraint::Constraint;
-use crate::logic::scheduler::{self, Nodes};
+use crate::logic::scheduler::{self, Nodes, Overlay};
 use crate::logic::store::Store;
 use crate::model::entry::Change;
 use crate::model::node::{Node, NodeState};
@@ -43,7 +43,7 @@ pub(super) struct Slots {
 pub struct Draft<'a> {
     pub(super) store: &'a Store,
     pub(super) now: Now,
-    states: &'a BTreeMap<NodeId, NodeState>,
+    table: &'a Nodes,
     last_heard: Option<&'a BTreeMap<NodeId, Time>>,
     rng: &'a mut Rng,
     /// Index of the entry that the draft becomes.
@@ -51,24 +51,19 @@ pub struct Draft<'a> {
     /// `None`: removed.
     tasks: BTreeMap<TaskId, Option<Task>>,
     service: Option<Service>,
-    nodes: Option<Nodes>,
+    nodes: Option<Overlay<'a>>,
     picker: Picker,
     /// Until a task is changed.
     slots: Option<Rc<Slots>>,
 }
 
 impl<'a> Draft<'a> {
-    /// Nothing changed yet.
-    pub fn new(
-        store: &'a Store,
-        states: &'a BTreeMap<NodeId, NodeState>,
-        rng: &'a mut Rng,
-        now: Now,
-    ) -> Self {
+    /// Nothing changed yet. The nodes follow the store.
+    pub fn new(store: &'a Store, nodes: &'a Nodes, rng: &'a mut Rng, now: Now) -> Self {
         Self {
             store,
             now,
-            states,
+            table: nodes,
             last_heard: None,
             rng,
             index: store.index() + 1,
@@ -94,7 +89,7 @@ impl<'a> Draft<'a> {
 
     /// Whether a node is heard of.
     pub(super) fn state(&self, node: NodeId) -> NodeState {
-        self.states.get(&node).copied().unwrap_or(NodeState::Unknown)
+        self.table.state(node)
     }
 
     /// Whether the task's node is known to be gone.
@@ -261,78 +256,96 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The nodes with the draft's tasks on them.
-    pub(super) fn nodes(&mut self) -> &mut Nodes {
-        if self.nodes.is_none() {
-            let stored = self.store.tasks().filter(|task| !self.tasks.contains_key(&task.id));
-            let all = stored.map(AsRef::as_ref).chain(self.tasks.values().flatten());
-            self.nodes = Some(Nodes::new(self.store, self.states, all));
-        }
-        self.nodes.get_or_insert_default()
+    /// The nodes with the draft's tasks on them, as they were when this was first asked, or tasks
+    /// were placed.
+    pub(super) fn nodes(&mut self) -> &mut Overlay<'a> {
+        let (table, tasks, wall) = (self.table, &self.tasks, self.now.wall);
+        self.nodes.get_or_insert_with(|| {
+            let mut nodes = Overlay::new(table, wall);
+            for (id, task) in tasks {
+                match task {
+                    Some(task) => nodes.put(task),
+                    None => nodes.take_back(*id),
+                }
+            }
+            nodes
+        })
     }
 
     /// Gives addresses and nodes to the service's tasks that have none; true when one still waits.
     pub(super) fn place_tasks(&mut self) -> bool {
-        let waiting = |task: &Task| task.status.state < TaskState::Assigned && task.is_wanted();
         let slots = self.slots();
-        let ids = slots.held.values().flatten().copied();
-        let mut ids: Vec<TaskId> = ids.filter(|id| self.task(*id).is_some_and(waiting)).collect();
+        let all = || slots.held.values().flatten().copied();
+        let waiting = |task: &Task| task.status.state < TaskState::Assigned && task.is_wanted();
+        let mut ids: Vec<TaskId> = all().filter(|id| self.task(*id).is_some_and(waiting)).collect();
+        ids.sort_by_key(|id| self.task(*id).map(age));
+        if let Err(err) = self.lease_vips() {
+            for id in &ids {
+                self.wait(*id, TaskState::New, "created", err.clone());
+            }
+            return true;
+        }
         if ids.is_empty() {
             return false;
         }
-        ids.sort_by_key(|id| self.task(*id).map(age));
+        let mut homes: BTreeMap<u64, NodeId> = BTreeMap::new();
+        if scheduler::stays_at_home(&self.service().spec.task) {
+            let tasks = all().filter_map(|id| self.task(id));
+            homes.extend(tasks.filter_map(|task| Some((task.slot, task.node?))));
+        }
         // Desired states have changed since the nodes were last counted.
         self.nodes = None;
         let mut waits = false;
         for id in ids {
-            waits |= !self.place(id);
+            waits |= !self.place(id, &homes);
         }
         waits
     }
 
-    fn place(&mut self, id: TaskId) -> bool {
+    /// The service's virtual addresses, one for each network that it is on.
+    fn lease_vips(&mut self) -> Result<(), String> {
+        let mut picker = self.picker.clone();
+        let vips = allocator::vips(self.store, &mut picker, self.service());
+        let vips = vips.map_err(|error| error.to_string())?;
+        self.picker = picker;
+        if self.service().vips != vips {
+            self.service_mut().vips = vips;
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, id: TaskId, homes: &BTreeMap<u64, NodeId>) -> bool {
         let Some(mut task) = self.task(id).cloned() else { return true };
         let wall = self.now.wall;
-        if task.addresses.is_empty()
-            && let Some(network) = allocator::network_for(self.store, &task.ports)
-        {
-            match self.picker.pick(self.store, network) {
-                Some(address) => task.addresses.push(address),
-                None => {
-                    let err = format!("no address is free in network {}", network.name);
-                    self.wait(task, TaskState::New, "created", err);
-                    return false;
-                }
-            }
+        if let Err(error) = allocator::addresses(self.store, &mut self.picker, &mut task) {
+            self.wait(id, TaskState::New, "created", error.to_string());
+            return false;
         }
         let placed = match task.node {
             Some(node) => {
-                self.nodes().confirm(node, &task).map(|node| (node, scheduler::MESSAGE_CONFIRMED))
+                let placed = self.nodes().confirm(node, &mut task);
+                placed.map(|_| scheduler::MESSAGE_CONFIRMED)
             }
-            None => self.nodes().place(&task).map(|node| (node, scheduler::MESSAGE_ASSIGNED)),
+            None => {
+                let home = homes.get(&task.slot).copied();
+                let placed = self.nodes().place(&mut task, home);
+                placed.map(|_| scheduler::MESSAGE_ASSIGNED)
+            }
         };
+        let ok = placed.is_ok();
         match placed {
-            Ok((node, message)) => {
-                task.node = Some(node);
-                task.status = status(TaskState::Assigned, wall, message);
-                self.nodes().add(&task);
-                self.put(id, Some(task));
-                true
-            }
-            Err(err) => {
-                self.wait(task, TaskState::Pending, scheduler::MESSAGE_PENDING, err);
-                false
-            }
+            Ok(message) => task.status = status(TaskState::Assigned, wall, message),
+            Err(err) => wait(&mut task, TaskState::Pending, scheduler::MESSAGE_PENDING, err, wall),
         }
+        self.put(id, Some(task));
+        ok
     }
 
-    /// Says why a task waits, unless it says so already.
-    fn wait(&mut self, mut task: Task, state: TaskState, message: &str, err: String) {
-        if task.status.state != state || task.status.err != err {
-            task.status = status(state, self.now.wall, message);
-            task.status.err = err;
+    fn wait(&mut self, id: TaskId, state: TaskState, message: &str, err: String) {
+        let wall = self.now.wall;
+        if let Some(task) = self.edit(id) {
+            wait(task, state, message, err, wall);
         }
-        self.put(task.id, Some(task));
     }
 
     /// Drops the tasks to be removed of which a worker holds nothing but perhaps a log, and those
@@ -395,6 +408,14 @@ pub(super) fn fulfils(node: &Node, constraints: &[String]) -> bool {
 /// wall clock did in between.
 fn age(task: &Task) -> (u64, Wall, Option<Wall>) {
     (task.spec_version, task.meta.created, task.not_before)
+}
+
+/// Says why a task waits, unless it says so already.
+fn wait(task: &mut Task, state: TaskState, message: &str, err: String, wall: Wall) {
+    if task.status.state != state || task.status.err != err {
+        task.status = status(state, wall, message);
+        task.status.err = err;
+    }
 }
 
 /// A status without anything special.

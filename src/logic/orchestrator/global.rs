@@ -17,7 +17,7 @@ pub(super) fn spread(draft: &mut Draft<'_>) {
     let task = probe(draft);
     for node in nodes {
         let key = SlotKey::Node(node);
-        let eligible = draft.nodes().eligible(node, &task);
+        let eligible = draft.nodes().eligible(node, &task.spec);
         let open = draft.nodes().is_active(node);
         let down = draft.state(node) == NodeState::Down;
         match (eligible, slots.held.get(&key)) {
@@ -62,7 +62,7 @@ fn is_drained(draft: &Draft<'_>, node: NodeId) -> bool {
 pub(super) fn open_nodes(draft: &mut Draft<'_>) -> Vec<NodeId> {
     let task = probe(draft);
     let nodes = draft.nodes();
-    let fits = |node: &NodeId| nodes.eligible(*node, &task) && nodes.is_active(*node);
+    let fits = |node: &NodeId| nodes.eligible(*node, &task.spec) && nodes.is_active(*node);
     nodes.ids().filter(fits).collect()
 }
 

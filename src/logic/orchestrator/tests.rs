@@ -35,6 +35,7 @@ use crate::base::id::{NodeId, ServiceId, TaskId};
 use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Time, Wall};
 use crate::logic::fixture;
+use crate::logic::scheduler::Nodes;
 use crate::logic::store::{OWN_REQUEST, Store};
 use crate::model::entry::{Change, Entry};
 use crate::model::node::{Availability, NodeState};
@@ -111,7 +112,8 @@ impl Lab {
     fn look(&mut self) {
         for _ in 0..20 {
             let now = self.now();
-            let mut draft = Draft::new(&self.store, &self.states, &mut self.rng, now);
+            let nodes = Nodes::new(&self.store, &self.states);
+            let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
             match self.store.service(SERVICE) {
                 Some(service) => {
                     self.wake = reconcile(&mut draft, service, &mut self.memory).wake.time();
@@ -224,7 +226,8 @@ impl Lab {
             "gone" => return self.write(vec![Change::Remove(ObjectId::Node(id))]),
             "orphan" => {
                 let now = self.now();
-                let mut draft = Draft::new(&self.store, &self.states, &mut self.rng, now);
+                let nodes = Nodes::new(&self.store, &self.states);
+                let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
                 orphan_all(&mut draft, id);
                 let changes = draft.into_changes();
                 self.show(&changes);
@@ -357,7 +360,8 @@ impl Lab {
         let mut ended: Vec<_> =
             (1..).zip(states).map(|(n, status)| (base.successor(n), status)).collect();
         let last = ended.pop().expect("a successor");
-        let mut draft = Draft::new(&self.store, &self.states, &mut self.rng, now);
+        let nodes = Nodes::new(&self.store, &self.states);
+        let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
         if !adopt(&mut draft, &Chain { base, status, ended, last }) {
             self.text.push_str("not known\n");
         }
@@ -371,7 +375,8 @@ impl Lab {
         let id = *found.expect("a task of that number").0;
         let now = self.now();
         let service = self.store.service(SERVICE).expect("the service");
-        let mut draft = Draft::new(&self.store, &self.states, &mut self.rng, now);
+        let nodes = Nodes::new(&self.store, &self.states);
+        let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
         if !move_task(&mut draft, service, &mut self.memory, id) {
             self.text.push_str("not moved\n");
         }

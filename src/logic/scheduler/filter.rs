@@ -1,10 +1,12 @@
 //! The filters, in swarm's order, with swarm's explanations (swarmkit `manager/scheduler/filter.go`).
+//!
+//! Swarm's filters for plugins and for volumes of the cluster have nothing to ask here: there are
+//! neither. That of devices is ours: Docker's services have none.
 
-use super::constraint::{Constraint, normal_arch};
-use super::{NodeInfo, TASKS_PER_NODE_MAX};
-use crate::model::node::{Availability, NodeState};
-use crate::model::resource::Generic;
-use crate::model::service::PublishMode;
+use super::constraint::Constraint;
+use super::{NodeInfo, TASKS_PER_NODE_MAX, platform};
+use crate::model::node::{Availability, Node, NodeState};
+use crate::model::service::{MountKind, TaskSpec};
 use crate::model::task::Task;
 
 /// One reason why a node cannot run a task.
@@ -12,6 +14,7 @@ use crate::model::task::Task;
 enum Filter {
     Ready,
     Resource,
+    Device,
     Constraint,
     Platform,
     HostPort,
@@ -20,9 +23,10 @@ enum Filter {
 }
 
 impl Filter {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Ready,
         Self::Resource,
+        Self::Device,
         Self::Constraint,
         Self::Platform,
         Self::HostPort,
@@ -30,28 +34,21 @@ impl Filter {
         Self::TaskLimit,
     ];
 
-    fn passes(self, info: &NodeInfo, task: &Task) -> bool {
+    /// Whether the node, with so many active tasks of the service, may have the task.
+    fn passes(self, info: &NodeInfo, of_service: u64, task: &Task) -> bool {
         match self {
             Self::Ready => {
                 info.state == NodeState::Ready
                     && info.node.spec.availability == Availability::Active
             }
-            Self::Resource => resources_fit(info, task),
-            Self::Constraint => task
-                .spec
-                .placement
-                .constraints
-                .iter()
-                .all(|text| Constraint::parse(text).is_ok_and(|it| it.matches(&info.node))),
-            Self::Platform => platform_fits(info, task),
-            Self::HostPort => !task.ports.iter().any(|port| {
-                port.mode == PublishMode::Host
-                    && port.published != 0
-                    && info.host_ports.contains(&(port.published, port.protocol))
-            }),
+            Self::Resource => info.has_room(task),
+            Self::Device => devices_there(&info.node, &task.spec),
+            Self::Constraint => constraints_hold(&info.node, &task.spec),
+            Self::Platform => platform_fits(&info.node, &task.spec),
+            Self::HostPort => info.ports_free(task),
             Self::MaxReplicas => {
                 let max = task.spec.placement.max_replicas;
-                max == 0 || info.active(task.service) < max
+                max == 0 || of_service < max
             }
             Self::TaskLimit => info.tasks < TASKS_PER_NODE_MAX,
         }
@@ -66,6 +63,7 @@ impl Filter {
             Self::Ready if nodes == 1 => "1 node not available for new tasks".to_owned(),
             Self::Ready => format!("{nodes} nodes not available for new tasks"),
             Self::Resource => on("insufficient resources"),
+            Self::Device => on("device not available"),
             Self::Constraint => on("scheduling constraints not satisfied"),
             Self::Platform => on("unsupported platform"),
             Self::HostPort => on("host-mode port already in use"),
@@ -75,18 +73,22 @@ impl Filter {
     }
 }
 
+/// Whether the node may have the task.
+pub(super) fn passes(info: &NodeInfo, of_service: u64, task: &Task) -> bool {
+    Filter::ALL.iter().all(|filter| filter.passes(info, of_service, task))
+}
+
 /// Which filter refused how many nodes.
 #[derive(Debug, Default)]
 pub(super) struct Refusals([usize; Filter::ALL.len()]);
 
 impl Refusals {
-    /// True, and counted, when a filter refuses the node.
-    pub(super) fn note(&mut self, info: &NodeInfo, task: &Task) -> bool {
-        let at = Filter::ALL.iter().position(|filter| !filter.passes(info, task));
+    /// Counts the filter that refuses the node, if one does.
+    pub(super) fn note(&mut self, info: &NodeInfo, of_service: u64, task: &Task) {
+        let at = Filter::ALL.iter().position(|filter| !filter.passes(info, of_service, task));
         if let Some(count) = at.and_then(|at| self.0.get_mut(at)) {
             *count += 1;
         }
-        at.is_some()
     }
 
     /// `no suitable node (a; b)`, what refused most nodes first.
@@ -103,32 +105,45 @@ impl Refusals {
     }
 }
 
-/// What a global service asks of a node; `pause` keeps what is there.
-pub(super) fn eligible(info: &NodeInfo, task: &Task) -> bool {
+/// What a global service asks of a node; `pause` keeps what is there. A service with a device runs
+/// on every node that has it.
+pub(super) fn eligible(info: &NodeInfo, task: &TaskSpec) -> bool {
     info.state != NodeState::Down
         && info.node.spec.availability != Availability::Drain
-        && Filter::Constraint.passes(info, task)
-        && Filter::Platform.passes(info, task)
+        && constraints_hold(&info.node, task)
+        && platform_fits(&info.node, task)
+        && devices_there(&info.node, task)
 }
 
-fn resources_fit(info: &NodeInfo, task: &Task) -> bool {
-    let (wanted, has) = (&task.spec.resources, &info.node.description);
-    let fits =
-        |wanted: u64, taken: u64, all: u64| wanted == 0 || taken.saturating_add(wanted) <= all;
-    fits(wanted.reserve_nano_cpus, info.nano_cpus, has.nano_cpus)
-        && fits(wanted.reserve_memory_bytes, info.memory_bytes, has.memory_bytes)
-        && wanted.reserve_generic.iter().all(|(kind, count)| {
-            let all = has.generic.iter().filter(|it| it.kind() == kind).map(Generic::count).sum();
-            fits(*count, info.generic.get(kind).copied().unwrap_or(0), all)
-        })
+/// The tasks write to a volume that is there under its name when they come again: they are better
+/// off where they were.
+#[must_use]
+pub fn stays_at_home(task: &TaskSpec) -> bool {
+    task.container.mounts.iter().any(|mount| match &mount.kind {
+        MountKind::Volume { name, .. } => !name.is_empty() && !mount.read_only,
+        MountKind::Bind { .. } | MountKind::Tmpfs { .. } => false,
+    })
 }
 
-fn platform_fits(info: &NodeInfo, task: &Task) -> bool {
-    let platforms = &task.spec.placement.platforms;
-    let has = &info.node.description.platform;
-    let same = |wanted: &str, has: &str| wanted.is_empty() || wanted == has;
-    platforms.is_empty()
-        || platforms.iter().any(|wanted| {
-            same(&wanted.os, &has.os) && same(normal_arch(&wanted.arch), normal_arch(&has.arch))
+fn constraints_hold(node: &Node, task: &TaskSpec) -> bool {
+    let mut constraints = task.placement.constraints.iter();
+    constraints.all(|text| Constraint::parse(text).is_ok_and(|it| it.matches(node)))
+}
+
+fn platform_fits(node: &Node, task: &TaskSpec) -> bool {
+    let platforms = &task.placement.platforms;
+    let has = &node.description.platform;
+    platforms.is_empty() || platforms.iter().any(|wanted| platform::runs(has, wanted))
+}
+
+/// Every device is listed by the node, or in a folder that is.
+fn devices_there(node: &Node, task: &TaskSpec) -> bool {
+    let there = |wanted: &str| {
+        node.description.devices.iter().any(|listed| {
+            let rest = wanted.strip_prefix(listed.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         })
+    };
+    let wanted = task.container.devices.iter();
+    wanted.map(|device| device.path_on_host.trim_end_matches('/')).all(there)
 }

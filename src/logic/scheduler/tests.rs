@@ -1,34 +1,42 @@
 //! Which node a task gets, or why none: filter by filter, and at random.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use proptest::prelude::*;
-
-use super::{Nodes, TASKS_PER_NODE_MAX};
-use crate::base::id::NodeId;
+use super::{Nodes, Overlay, TASKS_PER_NODE_MAX};
+use crate::base::id::{NodeId, TaskId};
+use crate::base::time::Wall;
 use crate::logic::fixture;
-use crate::logic::store::Store;
+use crate::logic::store::{Effect, Store};
 use crate::model::node::{Availability, Node, NodeState, Platform};
 use crate::model::object::Object;
 use crate::model::resource::Generic;
-use crate::model::service::{Port, Protocol, PublishMode};
+use crate::model::service::{Device, Port, Protocol, PublishMode};
 use crate::model::task::{Task, TaskState};
 
 /// Nodes of 4 CPUs and 1000 bytes, numbered from 1, all ready.
-struct Lab {
+pub(super) struct Lab {
     store: Store,
     states: BTreeMap<NodeId, NodeState>,
     tasks: Vec<Task>,
 }
 
-fn node(id: u128) -> Node {
+pub(super) fn node(id: u128) -> Node {
     let mut node = fixture::node(id);
     let description = &mut node.description;
     (description.nano_cpus, description.memory_bytes) = (4_000_000_000, 1_000);
-    description.generic = vec![Generic::Count { kind: "gpu".to_owned(), count: 2 }];
+    description.generic = vec![count("gpu", 2)];
     description.platform = platform("linux", "arm64");
     node.spec.labels = [("zone".to_owned(), format!("z{id}"))].into();
     node
+}
+
+fn count(kind: &str, count: u64) -> Generic {
+    Generic::Count { kind: kind.to_owned(), count }
+}
+
+fn named(kind: &str, value: &str) -> Generic {
+    Generic::Named { kind: kind.to_owned(), value: value.to_owned() }
 }
 
 fn platform(os: &str, arch: &str) -> Platform {
@@ -36,7 +44,7 @@ fn platform(os: &str, arch: &str) -> Platform {
 }
 
 /// A task of this service that has a node.
-fn placed(service: u128, on: u128) -> Task {
+pub(super) fn placed(service: u128, on: u128) -> Task {
     let mut task = fixture::task(0, service);
     task.node = Some(NodeId::new(on));
     task.status.state = TaskState::Running;
@@ -44,19 +52,34 @@ fn placed(service: u128, on: u128) -> Task {
 }
 
 impl Lab {
-    fn new(nodes: Vec<Node>, tasks: Vec<Task>) -> Self {
+    /// The tasks are numbered from 1000.
+    pub(super) fn new(nodes: Vec<Node>, mut tasks: Vec<Task>) -> Self {
+        for (id, task) in (1_000..).zip(&mut tasks) {
+            task.id = TaskId::new(id);
+        }
         let states = nodes.iter().map(|node| (node.id, NodeState::Ready)).collect();
         let objects = nodes.into_iter().map(|node| Object::Node(Box::new(node))).collect();
         Self { store: fixture::store(objects), states, tasks }
     }
 
-    fn nodes(&self) -> Nodes {
-        Nodes::new(&self.store, &self.states, self.tasks.iter())
+    pub(super) fn nodes(&self) -> Nodes {
+        let mut nodes = Nodes::new(&self.store, &self.states);
+        for task in &self.tasks {
+            nodes.note(&Effect::Task(Arc::new(task.clone())));
+        }
+        nodes
     }
 
     /// The number of the node, or the reason.
-    fn place(&self, task: &Task) -> Result<u128, String> {
-        self.nodes().place(task).map(|id| id.0.0)
+    pub(super) fn place(&self, task: &Task) -> Result<u128, String> {
+        self.give(task).map(|task| task.node.unwrap().0.0)
+    }
+
+    /// The task with its node and what it gets of it.
+    fn give(&self, task: &Task) -> Result<Task, String> {
+        let mut task = task.clone();
+        Overlay::new(&self.nodes(), Wall(0)).place(&mut task, None)?;
+        Ok(task)
     }
 }
 
@@ -81,6 +104,23 @@ fn check(cases: &[Case]) {
 
 fn gpus(task: &mut Task, kind: &str, count: u64) {
     task.spec.resources.reserve_generic = vec![(kind.to_owned(), count)];
+}
+
+fn named_gpus(node: &mut Node) {
+    node.description.generic = vec![named("gpu", "b"), named("gpu", "a"), count("ssd", 1)];
+}
+
+fn device(path: &str) -> Device {
+    let path = path.to_owned();
+    Device { path_on_host: path.clone(), path_in_container: path, permissions: "rwm".to_owned() }
+}
+
+fn devices(task: &mut Task, paths: &[&str]) {
+    task.spec.container.devices = paths.iter().map(|path| device(path)).collect();
+}
+
+fn with_devices(node: &mut Node) {
+    node.description.devices = ["/dev/bus", "/dev/ttyUSB0"].map(str::to_owned).to_vec();
 }
 
 fn constrain(task: &mut Task, constraints: &[&str]) {
@@ -110,6 +150,9 @@ fn a_node_that_is_paused_drained_or_too_small_is_refused_in_dockers_words() {
         (|_| {}, |task| gpus(task, "gpu", 2), None),
         (|_| {}, |task| gpus(task, "gpu", 3), SMALL),
         (|_| {}, |task| gpus(task, "fpga", 1), SMALL),
+        (|_| {}, |task| gpus(task, "fpga", 0), None),
+        (named_gpus, |task| gpus(task, "gpu", 2), None),
+        (named_gpus, |task| gpus(task, "gpu", 3), SMALL),
         // A limit is no reservation.
         (|_| {}, |task| task.spec.resources.limit_memory_bytes = u64::MAX, None),
         // Filters are asked in swarm's order: the first that refuses is the reason.
@@ -140,6 +183,90 @@ fn a_node_that_is_not_the_kind_that_is_wanted_is_refused_in_dockers_words() {
             CONSTRAINED,
         ),
     ]);
+}
+
+#[test]
+fn a_node_without_the_device_is_refused() {
+    let missing = Some("device not available on 1 node");
+    check(&[
+        (|_| {}, |task| devices(task, &["/dev/ttyUSB0"]), missing),
+        (with_devices, |task| devices(task, &["/dev/ttyUSB0"]), None),
+        (with_devices, |task| devices(task, &["/dev/ttyUSB0/"]), None),
+        (with_devices, |task| devices(task, &["/dev/ttyUSB1"]), missing),
+        (with_devices, |task| devices(task, &["/dev/ttyUSB01"]), missing),
+        // All of them are to be there; a folder that is listed covers what is in it.
+        (with_devices, |task| devices(task, &["/dev/ttyUSB0", "/dev/bus/usb/001/004"]), None),
+        (with_devices, |task| devices(task, &["/dev/ttyUSB0", "/dev/bus2/usb"]), missing),
+        (with_devices, |task| devices(task, &["/dev"]), missing),
+        // Asked before the constraints, after what is reserved.
+        (
+            |_| {},
+            |task| {
+                constrain(task, &["node.id==x"]);
+                devices(task, &["/dev/ttyUSB0"]);
+            },
+            missing,
+        ),
+        (
+            |_| {},
+            |task| {
+                gpus(task, "fpga", 1);
+                devices(task, &["/dev/ttyUSB0"]);
+            },
+            SMALL,
+        ),
+    ]);
+}
+
+#[test]
+fn a_task_gets_pieces_of_a_named_resource_that_no_other_has() {
+    let mut node = node(1);
+    node.description.generic = vec![named("gpu", "c"), named("gpu", "a"), named("gpu", "b")];
+    node.description.generic.push(count("ssd", 3));
+    let mut task = fixture::task(1, 1);
+    task.spec.resources.reserve_generic = vec![("ssd".to_owned(), 2), ("gpu".to_owned(), 2)];
+    let first = Lab::new(vec![node.clone()], Vec::new()).give(&task).unwrap();
+    let got = vec![named("gpu", "a"), named("gpu", "b"), count("ssd", 2)];
+    assert_eq!(first.generic, got);
+
+    let mut holder = Task { generic: got, ..placed(2, 1) };
+    gpus(&mut task, "gpu", 1);
+    let lab = |holder: &Task| Lab::new(vec![node.clone()], vec![holder.clone()]);
+    assert_eq!(lab(&holder).give(&task).unwrap().generic, [named("gpu", "c")]);
+    gpus(&mut task, "gpu", 2);
+    assert!(lab(&holder).give(&task).is_err());
+    gpus(&mut task, "ssd", 2);
+    assert!(lab(&holder).give(&task).is_err());
+    gpus(&mut task, "ssd", 1);
+    assert!(lab(&holder).give(&task).is_ok());
+    holder.status.state = TaskState::Failed;
+    gpus(&mut task, "gpu", 3);
+    assert!(lab(&holder).give(&task).is_ok(), "released when it has ended");
+
+    // Placed by a release that assigned none: it holds what it reserves.
+    let mut old = placed(2, 1);
+    gpus(&mut old, "ssd", 2);
+    gpus(&mut task, "ssd", 2);
+    assert!(lab(&old).give(&task).is_err());
+    gpus(&mut task, "ssd", 1);
+    assert!(lab(&old).give(&task).is_ok());
+}
+
+#[test]
+fn a_host_port_on_every_address_is_in_the_way_of_one_on_a_single_address() {
+    let on = |ip: Option<[u8; 4]>| {
+        let host_ip = ip.map(|ip| std::net::IpAddr::from(ip));
+        vec![Port { host_ip, ..host_port(80, Protocol::Tcp) }]
+    };
+    let (all, a, b) = (None, Some([10, 0, 0, 1]), Some([10, 0, 0, 2]));
+    for (held, wanted, free) in
+        [(all, all, false), (all, a, false), (a, all, false), (a, a, false), (a, b, true)]
+    {
+        let holder = Task { ports: on(held), ..placed(2, 1) };
+        let task = Task { ports: on(wanted), ..fixture::task(1, 1) };
+        let got = Lab::new(vec![node(1)], vec![holder]).place(&task);
+        assert_eq!(got.is_ok(), free, "{held:?} {wanted:?}");
+    }
 }
 
 #[test]
@@ -264,10 +391,6 @@ fn the_node_with_fewest_tasks_of_the_service_then_fewest_at_all_then_the_lowest(
         let counts = tasks.len();
         assert_eq!(Lab::new(nodes(), tasks).place(&fixture::task(9, 1)), Ok(wanted), "{counts}");
     }
-    let lab = Lab::new(nodes(), vec![placed(1, 2), placed(1, 2), placed(1, 3)]);
-    let busiest: Vec<_> = lab.nodes().busiest(fixture::task(1, 1).service);
-    let busiest: Vec<_> = busiest.into_iter().map(|(id, count)| (id.0.0, count)).collect();
-    assert_eq!(busiest, [(2, 2), (3, 1), (1, 0)]);
 }
 
 #[test]
@@ -281,7 +404,7 @@ fn a_global_service_wants_every_node_that_is_not_drained_or_gone() {
         constrain(&mut task, &[constraint]);
         // What a node has left is not asked: the task waits there.
         task.spec.resources.reserve_memory_bytes = u64::MAX;
-        lab.nodes().eligible(NodeId::new(1), &task)
+        Overlay::new(&lab.nodes(), Wall(0)).eligible(NodeId::new(1), &task.spec)
     };
     use NodeState::{Down, Ready, Unknown};
     assert!(eligible(|_| {}, Ready, "node.labels.zone==z1"));
@@ -291,47 +414,11 @@ fn a_global_service_wants_every_node_that_is_not_drained_or_gone() {
     assert!(!eligible(|_| {}, Down, "node.id!=x"));
     assert!(!eligible(|_| {}, Ready, "node.id==x"));
     let lab = Lab::new(vec![node(1)], Vec::new());
-    assert!(!lab.nodes().eligible(NodeId::new(2), &fixture::task(1, 1)), "no such node");
+    let (nodes, mut task) = (lab.nodes(), fixture::task(1, 1));
+    let mut overlay = Overlay::new(&nodes, Wall(0));
+    assert!(!overlay.eligible(NodeId::new(2), &task.spec), "no such node");
     let text = Err("no suitable node".to_owned());
-    assert_eq!(lab.nodes().confirm(NodeId::new(2), &fixture::task(1, 1)), text);
-}
-
-proptest! {
-    #[test]
-    fn tasks_spread_evenly_and_a_chosen_node_is_one_that_fits(
-        count in 1..40usize,
-        paused in 0..16u8,
-        reserves in 0..400u64,
-    ) {
-        let mut nodes: Vec<Node> = (1..=4).map(node).collect();
-        for (at, node) in nodes.iter_mut().enumerate() {
-            if paused >> at & 1 == 1 {
-                node.spec.availability = Availability::Pause;
-            }
-        }
-        let lab = Lab::new(nodes, Vec::new());
-        let mut nodes = lab.nodes();
-        let mut counts: BTreeMap<NodeId, u64> = BTreeMap::new();
-        for _ in 0..count {
-            let mut task = fixture::task(1, 1);
-            task.spec.resources.reserve_memory_bytes = reserves;
-            let fits: Vec<NodeId> =
-                nodes.ids().filter(|id| nodes.confirm(*id, &task).is_ok()).collect();
-            match nodes.place(&task) {
-                Ok(id) => {
-                    prop_assert!(fits.contains(&id));
-                    task.node = Some(id);
-                    task.status.state = TaskState::Assigned;
-                    nodes.add(&task);
-                    *counts.entry(id).or_default() += 1;
-                    let (most, least) = (counts.values().max(), fits.iter().map(|id| {
-                        counts.get(id).copied().unwrap_or(0)
-                    }).min());
-                    prop_assert!(most <= least.map(|least| least + 1).as_ref());
-                    prop_assert!(counts[&id] * reserves <= 1_000);
-                }
-                Err(_) => prop_assert!(fits.is_empty()),
-            }
-        }
-    }
+    assert_eq!(overlay.confirm(NodeId::new(2), &mut task), text);
+    task.spec.container.devices = vec![device("/dev/ttyUSB0")];
+    assert!(!overlay.eligible(NodeId::new(1), &task.spec), "a node without the device");
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Lab, SERVICE};
 use crate::base::id::NodeId;
 use crate::logic::orchestrator::{jobs, restart};
+use crate::logic::store::Lease;
 use crate::model::node::NodeState;
 use crate::model::service::{Mode, OnDisconnect, RestartCondition, UpdateOrder};
 use crate::model::task::{LEASE, Task, TaskState};
@@ -57,7 +58,8 @@ impl Lab {
     pub(super) fn invariant_addresses_are_leased(&self) {
         for task in self.store.tasks() {
             for lease in &task.addresses {
-                assert_eq!(self.store.lease(lease.network, lease.address), Some(task.id));
+                let holder = self.store.lease(lease.network, lease.address);
+                assert_eq!(holder, Some(Lease::Task(task.id)));
             }
         }
     }
