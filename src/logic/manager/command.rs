@@ -9,6 +9,7 @@ use super::{EARLY_MAX, Leads, Manager};
 use crate::base::id::{NetworkId, NodeId, RequestId, ServiceId};
 use crate::base::time::Now;
 use crate::logic::allocator;
+use crate::logic::orchestrator::jobs;
 use crate::logic::scheduler::TASKS_PER_NODE_MAX;
 use crate::logic::scheduler::constraint::Constraint;
 use crate::logic::template;
@@ -197,12 +198,12 @@ impl Manager {
         let service = Service {
             id,
             meta: Meta::default(),
+            job: jobs::next_run(spec.mode, None, now.wall),
             spec,
             previous_spec: None,
             spec_version: self.raft.last_index() + 1,
             ports,
             update_status: None,
-            job: None,
             vips: Vec::new(),
         };
         let absent = Precondition::Absent(ObjectId::Service(id));
@@ -251,6 +252,7 @@ impl Manager {
         }
         service.previous_spec = Some(Box::new(std::mem::replace(&mut service.spec, spec)));
         service.ports = ports;
+        service.job = jobs::next_run(service.spec.mode, service.job, now.wall);
         let current = Precondition::Version(ObjectId::Service(id), version);
         let put = Change::Put(Object::Service(Box::new(service)));
         self.write_asked(now, request, vec![current], vec![put])?;
@@ -302,16 +304,13 @@ impl Manager {
             CommandError::Invalid(format!("rpc error: code = InvalidArgument desc = {text}"))
         })?;
         let replicas = |spec: &ServiceSpec| match spec.mode {
-            Mode::Replicated { replicas } => Ok(replicas),
-            Mode::Global => Ok(0),
-            Mode::ReplicatedJob { .. } => Err("replicated-job"),
-            Mode::GlobalJob => Err("global-job"),
+            Mode::Replicated { replicas } => replicas,
+            Mode::ReplicatedJob { max_concurrent, total } => max_concurrent.min(total),
+            Mode::Global | Mode::GlobalJob => 0,
         };
-        let wanted = replicas(spec).map_err(|mode| {
-            CommandError::Unimplemented(format!("mode {mode} is not supported yet"))
-        })?;
+        let wanted = replicas(spec);
         let others = self.lead.planned.services().filter(|other| other.id != id);
-        let all: u64 = others.filter_map(|other| replicas(&other.spec).ok()).sum();
+        let all = others.fold(0u64, |all, other| all.saturating_add(replicas(&other.spec)));
         let nodes = u64::try_from(self.lead.planned.nodes().count()).unwrap_or(1).max(1);
         let limit = TASKS_PER_NODE_MAX.saturating_mul(nodes);
         if wanted > 0 && all.saturating_add(wanted) > limit {

@@ -101,7 +101,7 @@ impl Manager {
         }
         self.lead.heard.insert(id, now.mono);
         self.lead.dispatch.join(id);
-        self.set_state(id, NodeState::Ready);
+        self.set_state(now, id, NodeState::Ready);
         if self.leads != Leads::Yes {
             return;
         }
@@ -121,15 +121,21 @@ impl Manager {
         if state == NodeState::Ready {
             self.lead.heard.insert(id, now.mono);
         }
-        self.set_state(id, state);
+        self.set_state(now, id, state);
     }
 
-    fn set_state(&mut self, id: NodeId, state: NodeState) {
+    fn set_state(&mut self, now: Now, id: NodeId, state: NodeState) {
         let lead = &mut self.lead;
+        if state == NodeState::Down {
+            lead.down.entry(id).or_insert(now.mono);
+        } else {
+            lead.down.remove(&id);
+        }
         if lead.nodes.state(id) != state {
             lead.nodes.set_state(id, state);
             lead.roles_changed = true;
             lead.dirty.extend(lead.planned.services().map(|service| service.id));
+            self.look_at_spread(now);
         }
     }
 }

@@ -7,7 +7,7 @@ use super::Manager;
 use super::flight::Own;
 use super::io::{CommandError, Reply};
 use crate::base::id::{RequestId, ServiceId};
-use crate::base::time::Now;
+use crate::base::time::{Now, Time};
 use crate::logic::codec;
 use crate::logic::raft::io::ProposeError;
 use crate::logic::store::{ApplyResult, Effect, OWN_REQUEST, Store};
@@ -115,6 +115,9 @@ impl Manager {
             Effect::Node(_) | Effect::Remove(ObjectId::Node(_)) => {
                 lead.roles_changed = true;
                 lead.dirty.extend(lead.planned.services().map(|service| service.id));
+            }
+            Effect::Cluster(cluster) if cluster.rebalance => {
+                lead.rebalance_at.get_or_insert(Time(0));
             }
             Effect::Cluster(_) | Effect::Network(_) => {
                 lead.dirty.extend(lead.planned.services().map(|service| service.id));
