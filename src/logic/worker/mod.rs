@@ -32,6 +32,8 @@ mod session;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod walk_host;
+#[cfg(test)]
 mod walk_tests;
 
 use std::collections::BTreeMap;
