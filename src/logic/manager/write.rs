@@ -177,7 +177,17 @@ fn answer(entry: InFlight, out: &mut Vec<Output>) {
 pub(super) fn reply(result: ApplyResult) -> Result<Reply, CommandError> {
     match result {
         ApplyResult::Done => Ok(Reply::Done),
-        ApplyResult::Created(id) => Ok(Reply::Created { id }),
+        ApplyResult::Created(ObjectId::Service(id)) => Ok(Reply::Created { id }),
+        // Nobody asks for these yet.
+        ApplyResult::Created(
+            ObjectId::Cluster(_)
+            | ObjectId::Node(_)
+            | ObjectId::Network(_)
+            | ObjectId::Task(_)
+            | ObjectId::Secret(_)
+            | ObjectId::Config(_)
+            | ObjectId::Resource(_),
+        ) => Ok(Reply::Done),
         ApplyResult::Stale => Err(CommandError::OutOfSequence),
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Store;
-use crate::base::id::{ServiceId, TaskId};
+use super::{Slot, Store, Stored};
+use crate::base::id::{ConfigId, NetworkId, ResourceId, SecretId, ServiceId, TaskId};
 use crate::base::time::Wall;
 use crate::model::cluster::Cluster;
 use crate::model::entry::{Change, Entry, Precondition};
@@ -22,10 +22,16 @@ use crate::model::task::Task;
 pub enum ApplyResult {
     /// It was applied.
     Done,
-    /// It was applied and made this service.
-    Created(ServiceId),
+    /// It was applied, and its first change made this object.
+    Created(ObjectId),
     /// A precondition did not hold: nothing was changed.
     Stale,
+}
+
+impl Applied {
+    const fn nothing(result: ApplyResult) -> Self {
+        Self { result, effects: Vec::new(), before: Vec::new() }
+    }
 }
 
 /// What one entry did to a store, to be done to another one that is to follow it.
@@ -35,6 +41,8 @@ pub struct Applied {
     pub result: ApplyResult,
     /// Writes in order.
     pub effects: Vec<Effect>,
+    /// What each of them took the place of.
+    pub before: Vec<Option<Stored>>,
 }
 
 /// One write as it was done, version and times included.
@@ -66,10 +74,8 @@ impl Store {
         debug_assert_eq!(index, self.index + 1, "entries are applied in order");
         let repeated = self.answer(entry.request);
         let applied = match repeated {
-            Some(result) => Applied { result, effects: Vec::new() },
-            None if !self.holds(&entry.preconditions) => {
-                Applied { result: ApplyResult::Stale, effects: Vec::new() }
-            }
+            Some(result) => Applied::nothing(result),
+            None if !self.holds(&entry.preconditions) => Applied::nothing(ApplyResult::Stale),
             None => self.change(index, entry),
         };
         self.index = index;
@@ -96,27 +102,28 @@ impl Store {
 
     fn change(&mut self, index: u64, entry: &Entry) -> Applied {
         let mut result = ApplyResult::Done;
-        if let Some(Change::Put(Object::Service(service))) = entry.changes.first()
-            && !self.services.contains_key(&service.id)
+        if let Some(Change::Put(object)) = entry.changes.first()
+            && self.get(object.id()).is_none()
         {
-            result = ApplyResult::Created(service.id);
+            result = ApplyResult::Created(object.id());
         }
         let mut effects = Vec::with_capacity(entry.changes.len());
+        let mut before = Vec::with_capacity(entry.changes.len());
         for change in &entry.changes {
             let effect = match change {
                 Change::Put(object) => self.resolve(index, entry.time, object.clone()),
                 Change::Remove(id) => Effect::Remove(*id),
             };
-            self.write(&effect);
+            before.push(self.write(&effect));
             effects.push(effect);
         }
-        Applied { result, effects }
+        Applied { result, effects, before }
     }
 
     /// The object with version and times.
     fn resolve(&self, index: u64, time: Wall, mut object: Object) -> Effect {
         let id = object.id();
-        let created = self.created(id).unwrap_or(time);
+        let created = self.get(id).map_or(time, |old| old.meta().created);
         *object.meta_mut() = Meta { version: index, created, updated: time };
         match object {
             Object::Cluster(cluster) => Effect::Cluster(Arc::from(cluster)),
@@ -130,97 +137,143 @@ impl Store {
         }
     }
 
-    fn created(&self, id: ObjectId) -> Option<Wall> {
-        match id {
-            ObjectId::Cluster(_) => self.cluster.as_ref().map(|cluster| cluster.meta.created),
-            ObjectId::Node(id) => self.nodes.get(&id).map(|node| node.meta.created),
-            ObjectId::Network(id) => self.networks.get(&id).map(|network| network.meta.created),
-            ObjectId::Service(id) => self.services.get(&id).map(|service| service.meta.created),
-            ObjectId::Task(id) => self.tasks.get(&id).map(|task| task.meta.created),
-            ObjectId::Secret(id) => self.secrets.get(&id).map(|secret| secret.meta.created),
-            ObjectId::Config(id) => self.configs.get(&id).map(|config| config.meta.created),
-            ObjectId::Resource(id) => self.resources.get(&id).map(|it| it.meta.created),
-        }
-    }
-
-    /// Does one write and keeps the indexes.
-    pub(super) fn write(&mut self, effect: &Effect) {
+    /// Does one write, keeps the indexes and hands back what was there.
+    pub(super) fn write(&mut self, effect: &Effect) -> Option<Stored> {
         match effect {
-            Effect::Cluster(cluster) => self.cluster = Some(Arc::clone(cluster)),
-            Effect::Node(node) => {
-                self.nodes.insert(node.id, Arc::clone(node));
+            Effect::Cluster(cluster) => {
+                self.cluster.replace(Arc::clone(cluster)).map(Stored::Cluster)
             }
+            Effect::Node(node) => self.nodes.insert(node.id, Arc::clone(node)).map(Stored::Node),
             Effect::Network(network) => {
+                let old = self.forget_network(network.id);
+                self.indexes.network_names.insert(network.name.clone(), network.id);
                 self.networks.insert(network.id, Arc::clone(network));
+                old
             }
-            Effect::Service(service) => {
-                self.forget_service(service.id);
-                self.service_names.insert(service.spec.name.clone(), service.id);
-                self.services.insert(service.id, Arc::clone(service));
-            }
+            Effect::Service(service) => self.write_service(service),
             Effect::Task(task) => self.write_task(task),
             Effect::Secret(secret) => {
+                let old = self.forget_secret(secret.id);
+                self.indexes.secret_names.insert(secret.name.clone(), secret.id);
                 self.secrets.insert(secret.id, Arc::clone(secret));
+                old
             }
             Effect::Config(config) => {
+                let old = self.forget_config(config.id);
+                self.indexes.config_names.insert(config.name.clone(), config.id);
                 self.configs.insert(config.id, Arc::clone(config));
+                old
             }
             Effect::Resource(resource) => {
+                let old = self.forget_resource(resource.id);
+                let key = (resource.kind.clone(), resource.name.clone());
+                self.indexes.resource_names.insert(key, resource.id);
                 self.resources.insert(resource.id, Arc::clone(resource));
+                old
             }
-            Effect::Remove(id) => match *id {
-                ObjectId::Cluster(_) => self.cluster = None,
-                ObjectId::Node(id) => {
-                    self.nodes.remove(&id);
-                }
-                ObjectId::Network(id) => {
-                    self.networks.remove(&id);
-                }
-                ObjectId::Service(id) => self.forget_service(id),
-                ObjectId::Task(id) => self.forget_task(id),
-                ObjectId::Secret(id) => {
-                    self.secrets.remove(&id);
-                }
-                ObjectId::Config(id) => {
-                    self.configs.remove(&id);
-                }
-                ObjectId::Resource(id) => {
-                    self.resources.remove(&id);
-                }
-            },
+            Effect::Remove(id) => self.forget(*id),
         }
     }
 
-    fn write_task(&mut self, task: &Arc<Task>) {
-        self.forget_task(task.id);
-        self.tasks_by_service.insert((task.service, task.id));
+    fn write_service(&mut self, service: &Arc<Service>) -> Option<Stored> {
+        let old = self.forget_service(service.id);
+        self.indexes.service_names.insert(service.spec.name.clone(), service.id);
+        for used in uses(service) {
+            self.indexes.users.insert(used, service.id);
+        }
+        self.services.insert(service.id, Arc::clone(service));
+        old
+    }
+
+    fn write_task(&mut self, task: &Arc<Task>) -> Option<Stored> {
+        let old = self.forget_task(task.id);
+        self.indexes.tasks_by_service.insert(task.service, task.id);
+        self.indexes.tasks_by_slot.insert(slot(task), task.id);
         if let Some(node) = task.node {
-            self.tasks_by_node.insert((node, task.id));
+            self.indexes.tasks_by_node.insert(node, task.id);
         }
         for lease in &task.addresses {
-            self.leases.insert((lease.network, lease.address), task.id);
+            self.indexes.leases.insert((lease.network, lease.address), task.id);
         }
         self.tasks.insert(task.id, Arc::clone(task));
+        old
     }
 
-    fn forget_task(&mut self, id: TaskId) {
-        let Some(old) = self.tasks.remove(&id) else { return };
-        self.tasks_by_service.remove(&(old.service, id));
+    fn forget(&mut self, id: ObjectId) -> Option<Stored> {
+        match id {
+            ObjectId::Cluster(id) => {
+                self.cluster.take_if(|cluster| cluster.id == id).map(Stored::Cluster)
+            }
+            ObjectId::Node(id) => self.nodes.remove(&id).map(Stored::Node),
+            ObjectId::Network(id) => self.forget_network(id),
+            ObjectId::Service(id) => self.forget_service(id),
+            ObjectId::Task(id) => self.forget_task(id),
+            ObjectId::Secret(id) => self.forget_secret(id),
+            ObjectId::Config(id) => self.forget_config(id),
+            ObjectId::Resource(id) => self.forget_resource(id),
+        }
+    }
+
+    fn forget_network(&mut self, id: NetworkId) -> Option<Stored> {
+        let old = self.networks.remove(&id)?;
+        self.indexes.network_names.remove(&old.name, id);
+        Some(Stored::Network(old))
+    }
+
+    fn forget_service(&mut self, id: ServiceId) -> Option<Stored> {
+        let old = self.services.remove(&id)?;
+        self.indexes.service_names.remove(&old.spec.name, id);
+        for used in uses(&old) {
+            self.indexes.users.remove(&used, id);
+        }
+        Some(Stored::Service(old))
+    }
+
+    fn forget_task(&mut self, id: TaskId) -> Option<Stored> {
+        let old = self.tasks.remove(&id)?;
+        self.indexes.tasks_by_service.remove(&old.service, id);
+        self.indexes.tasks_by_slot.remove(&slot(&old), id);
         if let Some(node) = old.node {
-            self.tasks_by_node.remove(&(node, id));
+            self.indexes.tasks_by_node.remove(&node, id);
         }
         for lease in &old.addresses {
             let key = (lease.network, lease.address);
-            if self.leases.get(&key) == Some(&id) {
-                self.leases.remove(&key);
+            if self.indexes.leases.get(&key) == Some(&id) {
+                self.indexes.leases.remove(&key);
             }
         }
+        Some(Stored::Task(old))
     }
 
-    fn forget_service(&mut self, id: ServiceId) {
-        let Some(old) = self.services.remove(&id) else { return };
-        if self.service_names.get(&old.spec.name) == Some(&id) {
-            self.service_names.remove(&old.spec.name);
-        }
+    fn forget_secret(&mut self, id: SecretId) -> Option<Stored> {
+        let old = self.secrets.remove(&id)?;
+        self.indexes.secret_names.remove(&old.name, id);
+        Some(Stored::Secret(old))
     }
+
+    fn forget_config(&mut self, id: ConfigId) -> Option<Stored> {
+        let old = self.configs.remove(&id)?;
+        self.indexes.config_names.remove(&old.name, id);
+        Some(Stored::Config(old))
+    }
+
+    fn forget_resource(&mut self, id: ResourceId) -> Option<Stored> {
+        let old = self.resources.remove(&id)?;
+        self.indexes.resource_names.remove(&(old.kind.clone(), old.name.clone()), id);
+        Some(Stored::Resource(old))
+    }
+}
+
+/// What a service's spec names.
+fn uses(service: &Service) -> impl Iterator<Item = ObjectId> {
+    let task = &service.spec.task;
+    let networks = task.networks.iter().map(|it| ObjectId::Network(it.network));
+    let secrets = task.container.secrets.iter().map(|it| ObjectId::Secret(it.id));
+    let configs = task.container.configs.iter().map(|it| ObjectId::Config(it.id));
+    networks.chain(secrets).chain(configs)
+}
+
+/// Where it is among its service's tasks.
+fn slot(task: &Task) -> Slot {
+    (task.service, task.slot, task.node.filter(|_| task.slot == 0))
 }

@@ -5,7 +5,7 @@
 
 use expect_test::{ExpectFile, expect_file};
 
-use super::Store;
+use super::{ApplyResult, Store};
 use crate::base::id::RequestId;
 use crate::base::time::Wall;
 use crate::logic::codec;
@@ -55,6 +55,13 @@ fn snapshots() {
     assert_eq!(Store::restore(&bytes_of(&now)).unwrap().hash(), all.hash());
 
     let old = expect_file!["../../../tests/data/wire/store-snapshot-1.hex"];
-    let restored = Store::restore(&bytes_of(&old)).unwrap();
-    assert_eq!(restored.snapshot().unwrap(), store(sample::objects_v1()).snapshot().unwrap());
+    let (restored, all) = (Store::restore(&bytes_of(&old)).unwrap(), store(sample::objects_v1()));
+    assert_eq!(restored.index(), all.index());
+    for object in sample::objects() {
+        assert_eq!(restored.get(object.id()), all.get(object.id()));
+    }
+    // It told only services' ids.
+    let answers = [21, 22, 23, 24, 25, 26].map(|n| restored.answer(RequestId::new(n)));
+    let (done, made) = (Some(ApplyResult::Done), ApplyResult::Created(sample::objects()[3].id()));
+    assert_eq!(answers, [done, done, done, Some(made), done, None]);
 }

@@ -7,18 +7,26 @@
 //! **Invariant:** every index holds exactly what a walk over the tables would find.
 
 mod apply;
+mod feed;
 #[cfg(test)]
 mod golden;
+mod index;
+#[cfg(test)]
+mod random_tests;
 mod snapshot;
+mod stored;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 pub use self::apply::{Applied, ApplyResult, Effect};
+pub use self::feed::{Event, FEED_EVENTS_MAX, FEED_PAYLOAD_BYTES_MAX, Feed, Lagged};
+use self::index::Index;
 pub use self::snapshot::SnapshotError;
+pub use self::stored::Stored;
 
 use crate::base::id::{
     ConfigId, NetworkId, NodeId, RequestId, ResourceId, SecretId, ServiceId, TaskId,
@@ -52,12 +60,29 @@ pub struct Store {
     configs: BTreeMap<ConfigId, Arc<Config>>,
     resources: BTreeMap<ResourceId, Arc<Resource>>,
     answers: Answers,
-    service_names: BTreeMap<Name, ServiceId>,
-    tasks_by_service: BTreeSet<(ServiceId, TaskId)>,
-    tasks_by_node: BTreeSet<(NodeId, TaskId)>,
+    indexes: Indexes,
+}
+
+/// All of it follows from the tables.
+#[derive(Clone, Debug, Default)]
+struct Indexes {
+    network_names: Index<String, NetworkId>,
+    service_names: Index<Name, ServiceId>,
+    secret_names: Index<String, SecretId>,
+    config_names: Index<String, ConfigId>,
+    /// By kind and name.
+    resource_names: Index<(String, String), ResourceId>,
+    /// Services by the networks, secrets and configs that their spec names.
+    users: Index<ObjectId, ServiceId>,
+    tasks_by_service: Index<ServiceId, TaskId>,
+    tasks_by_node: Index<NodeId, TaskId>,
+    tasks_by_slot: Index<Slot, TaskId>,
     /// An address may be there twice only between two changes of one entry.
     leases: BTreeMap<(NetworkId, Ipv4Addr), TaskId>,
 }
+
+/// Where a service has its tasks: the slot's number, or 0 and the node in a global service.
+type Slot = (ServiceId, u64, Option<NodeId>);
 
 /// The first answers to the last [`REQUESTS_KEPT_MAX`] requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,6 +135,12 @@ impl Store {
         self.networks.get(&id)
     }
 
+    /// The network of this name.
+    #[must_use]
+    pub fn network_named(&self, name: &str) -> Option<&Arc<Network>> {
+        self.indexes.network_names.of(name).find_map(|id| self.networks.get(&id))
+    }
+
     /// All networks in id order.
     pub fn networks(&self) -> impl Iterator<Item = &Arc<Network>> {
         self.networks.values()
@@ -124,7 +155,13 @@ impl Store {
     /// The service of this name.
     #[must_use]
     pub fn service_named(&self, name: &Name) -> Option<&Arc<Service>> {
-        self.service_names.get(name).and_then(|id| self.services.get(id))
+        self.indexes.service_names.of(name).find_map(|id| self.services.get(&id))
+    }
+
+    /// The services whose spec names this network, secret or config, in id order: while there are
+    /// some it is not removed. What a service had before its last update does not count.
+    pub fn services_with(&self, id: ObjectId) -> impl Iterator<Item = &Arc<Service>> {
+        self.indexes.users.of(&id).filter_map(|service| self.services.get(&service))
     }
 
     /// All services in id order.
@@ -151,20 +188,36 @@ impl Store {
 
     /// The tasks of a service in id order.
     pub fn tasks_of_service(&self, id: ServiceId) -> impl Iterator<Item = &Arc<Task>> {
-        let range = (id, TaskId::new(0))..=(id, TaskId::new(u128::MAX));
-        self.tasks_by_service.range(range).filter_map(|(_, task)| self.tasks.get(task))
+        self.indexes.tasks_by_service.of(&id).filter_map(|task| self.tasks.get(&task))
+    }
+
+    /// The tasks in a replicated service's slot in id order.
+    pub fn tasks_of_slot(&self, id: ServiceId, slot: u64) -> impl Iterator<Item = &Arc<Task>> {
+        let slot: Slot = (id, slot, None);
+        self.indexes.tasks_by_slot.of(&slot).filter_map(|task| self.tasks.get(&task))
+    }
+
+    /// The tasks of a global service on a node in id order.
+    pub fn tasks_of_global(&self, id: ServiceId, on: NodeId) -> impl Iterator<Item = &Arc<Task>> {
+        let slot: Slot = (id, 0, Some(on));
+        self.indexes.tasks_by_slot.of(&slot).filter_map(|task| self.tasks.get(&task))
     }
 
     /// The tasks on a node in id order.
     pub fn tasks_of_node(&self, id: NodeId) -> impl Iterator<Item = &Arc<Task>> {
-        let range = (id, TaskId::new(0))..=(id, TaskId::new(u128::MAX));
-        self.tasks_by_node.range(range).filter_map(|(_, task)| self.tasks.get(task))
+        self.indexes.tasks_by_node.of(&id).filter_map(|task| self.tasks.get(&task))
     }
 
     /// One secret.
     #[must_use]
     pub fn secret(&self, id: SecretId) -> Option<&Arc<Secret>> {
         self.secrets.get(&id)
+    }
+
+    /// The secret of this name.
+    #[must_use]
+    pub fn secret_named(&self, name: &str) -> Option<&Arc<Secret>> {
+        self.indexes.secret_names.of(name).find_map(|id| self.secrets.get(&id))
     }
 
     /// All secrets in id order.
@@ -178,6 +231,12 @@ impl Store {
         self.configs.get(&id)
     }
 
+    /// The config of this name.
+    #[must_use]
+    pub fn config_named(&self, name: &str) -> Option<&Arc<Config>> {
+        self.indexes.config_names.of(name).find_map(|id| self.configs.get(&id))
+    }
+
     /// All configs in id order.
     pub fn configs(&self) -> impl Iterator<Item = &Arc<Config>> {
         self.configs.values()
@@ -189,6 +248,13 @@ impl Store {
         self.resources.get(&id)
     }
 
+    /// The resource of this kind and name.
+    #[must_use]
+    pub fn resource_named(&self, kind: &str, name: &str) -> Option<&Arc<Resource>> {
+        let key = (kind.to_owned(), name.to_owned());
+        self.indexes.resource_names.of(&key).find_map(|id| self.resources.get(&id))
+    }
+
     /// All resources in id order.
     pub fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.resources.values()
@@ -197,29 +263,12 @@ impl Store {
     /// The task that holds an address.
     #[must_use]
     pub fn lease(&self, network: NetworkId, address: Ipv4Addr) -> Option<TaskId> {
-        self.leases.get(&(network, address)).copied()
+        self.indexes.leases.get(&(network, address)).copied()
     }
 
     /// What a request was answered, if it is among the last [`REQUESTS_KEPT_MAX`].
     #[must_use]
     pub fn answer(&self, request: RequestId) -> Option<ApplyResult> {
         self.answers.by_request.get(&request).copied()
-    }
-
-    /// Version of an object; `None` when it is not there.
-    #[must_use]
-    pub fn version(&self, id: ObjectId) -> Option<u64> {
-        match id {
-            ObjectId::Cluster(id) => {
-                self.cluster.as_ref().filter(|cluster| cluster.id == id).map(|c| c.meta.version)
-            }
-            ObjectId::Node(id) => self.nodes.get(&id).map(|node| node.meta.version),
-            ObjectId::Network(id) => self.networks.get(&id).map(|network| network.meta.version),
-            ObjectId::Service(id) => self.services.get(&id).map(|service| service.meta.version),
-            ObjectId::Task(id) => self.tasks.get(&id).map(|task| task.meta.version),
-            ObjectId::Secret(id) => self.secrets.get(&id).map(|secret| secret.meta.version),
-            ObjectId::Config(id) => self.configs.get(&id).map(|config| config.meta.version),
-            ObjectId::Resource(id) => self.resources.get(&id).map(|it| it.meta.version),
-        }
     }
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{ApplyResult, Effect, Store};
-use crate::base::id::RequestId;
+use crate::base::id::{RequestId, ServiceId};
 use crate::logic::codec::{self, CodecError, STORE_SNAPSHOT, STORE_SNAPSHOT_BYTES_MAX};
 use crate::model::cluster::Cluster;
 use crate::model::network::Network;
 use crate::model::node::Node;
+use crate::model::object::ObjectId;
 use crate::model::payload::{Config, Secret};
 use crate::model::resource::Resource;
 use crate::model::service::Service;
@@ -51,7 +52,25 @@ struct SnapshotV1 {
     networks: Vec<Arc<Network>>,
     services: Vec<v1::Service>,
     tasks: Vec<v1::Task>,
-    answers: Vec<(RequestId, ApplyResult)>,
+    answers: Vec<(RequestId, ResultV1)>,
+}
+
+/// Version 1 of [`ApplyResult`].
+#[derive(Deserialize)]
+enum ResultV1 {
+    Done,
+    Created(ServiceId),
+    Stale,
+}
+
+impl From<ResultV1> for ApplyResult {
+    fn from(old: ResultV1) -> Self {
+        match old {
+            ResultV1::Done => Self::Done,
+            ResultV1::Created(id) => Self::Created(ObjectId::Service(id)),
+            ResultV1::Stale => Self::Stale,
+        }
+    }
 }
 
 impl From<SnapshotV1> for Snapshot {
@@ -69,7 +88,7 @@ impl From<SnapshotV1> for Snapshot {
             secrets: Vec::new(),
             configs: Vec::new(),
             resources: Vec::new(),
-            answers: old.answers,
+            answers: old.answers.into_iter().map(|(of, it)| (of, it.into())).collect(),
         }
     }
 }

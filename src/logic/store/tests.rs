@@ -1,18 +1,13 @@
-//! The store against a plain model, and `apply` case by case.
-
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-
-use proptest::prelude::*;
+//! `apply` case by case.
 
 use super::{ApplyResult, OWN_REQUEST, REQUESTS_KEPT_MAX, Store};
-use crate::base::id::{ClusterId, NetworkId, NodeId, RequestId, ServiceId, TaskId};
+use crate::base::id::{ClusterId, RequestId, ServiceId, TaskId};
 use crate::base::time::Wall;
-use crate::logic::codec;
 use crate::logic::fixture;
 use crate::model::entry::{Change, Entry, Precondition};
 use crate::model::object::{Object, ObjectId};
-use crate::model::task::{Address, Task};
+use crate::model::sample;
+use crate::model::task::Task;
 
 fn entry(request: u128, preconditions: Vec<Precondition>, changes: Vec<Change>) -> Entry {
     Entry { request: RequestId::new(request), time: Wall(5), preconditions, changes }
@@ -32,7 +27,7 @@ fn an_entry_is_applied_whole_or_not_at_all() {
     let id = ObjectId::Service(ServiceId::new(1));
     let absent = vec![Precondition::Absent(id)];
     let made = store.apply(1, &entry(1, absent.clone(), vec![put_service(1, "web")]));
-    assert_eq!(made.result, ApplyResult::Created(ServiceId::new(1)));
+    assert_eq!(made.result, ApplyResult::Created(ObjectId::Service(ServiceId::new(1))));
     assert_eq!(store.version(id), Some(1));
 
     let stale = vec![Precondition::Version(id, 1), absent[0]];
@@ -58,7 +53,7 @@ fn a_retried_request_gets_its_first_answer_and_changes_nothing() {
         &entry(10, Vec::new(), vec![Change::Remove(ObjectId::Service(ServiceId::new(1)))]),
     );
     let again = store.apply(3, &create);
-    assert_eq!(again.result, ApplyResult::Created(ServiceId::new(1)));
+    assert_eq!(again.result, ApplyResult::Created(ObjectId::Service(ServiceId::new(1))));
     assert_eq!(store.services().count(), 0);
 }
 
@@ -109,7 +104,7 @@ fn a_request_is_not_repeated_after_a_restart_either() {
         assert_eq!(answers, [false, false, true, true]);
         // One that is forgotten is taken for a new one, and its answer is kept again.
         let new = store.apply(kept + 4, &entry(1, Vec::new(), vec![put_service(1, "web")]));
-        assert_eq!(new.result, ApplyResult::Created(ServiceId::new(1)));
+        assert_eq!(new.result, ApplyResult::Created(ObjectId::Service(ServiceId::new(1))));
         assert_eq!(store.answer(RequestId::new(3)), None);
     }
     assert_eq!(store.hash(), restored.hash());
@@ -117,14 +112,7 @@ fn a_request_is_not_repeated_after_a_restart_either() {
 
 #[test]
 fn each_precondition_is_of_its_kind_and_version() {
-    let (node, network) = (fixture::node(1), fixture::network(1, "n", 24));
-    let objects = vec![
-        Object::Cluster(Box::new(fixture::cluster(5))),
-        Object::Node(Box::new(node)),
-        Object::Network(Box::new(network)),
-        Object::Service(Box::new(fixture::service(1, "web"))),
-        Object::Task(Box::new(fixture::task(1, 1))),
-    ];
+    let objects = sample::objects();
     for object in &objects {
         let id = object.id();
         let mut store = fixture::store(objects.clone());
@@ -150,7 +138,7 @@ fn each_precondition_is_of_its_kind_and_version() {
         assert_eq!(store.version(id), None);
         let absent = entry(52, vec![Precondition::Absent(id)], vec![Change::Put(object.clone())]);
         let made = store.apply(index + 2, &absent).result;
-        assert_ne!(made, ApplyResult::Stale, "{id:?}");
+        assert_eq!(made, ApplyResult::Created(id));
         assert_eq!(store.version(id), Some(index + 2));
     }
     let other = ObjectId::Cluster(ClusterId::new(2));
@@ -169,131 +157,25 @@ fn times_are_those_of_the_first_and_the_last_write() {
     assert_eq!((meta.version, meta.created, meta.updated), (2, Wall(5), Wall(9)));
 }
 
-/// A few ids, so that writes meet each other.
-fn change() -> impl Strategy<Value = Change> {
-    let task = (1..6u128, 1..4u128, 0..3u128, 0..8u8).prop_map(|(id, service, node, address)| {
-        let mut task = fixture::task(id, service);
-        task.node = (node > 0).then(|| NodeId::new(node));
-        if address > 0 {
-            let address = Ipv4Addr::new(10, 0, 0, address);
-            task.addresses.push(Address { network: NetworkId::new(1), address });
-        }
-        put_task(task)
-    });
-    prop_oneof![
-        task,
-        (1..4u128, 0..3u8).prop_map(|(id, name)| put_service(id, &format!("s{id}-{name}"))),
-        (1..3u128).prop_map(|id| Change::Put(Object::Node(Box::new(fixture::node(id))))),
-        (1..3u128, 24..26u8).prop_map(|(id, prefix)| {
-            Change::Put(Object::Network(Box::new(fixture::network(id, "n", prefix))))
-        }),
-        (0..6i64).prop_map(|limit| Change::Put(Object::Cluster(Box::new(fixture::cluster(limit))))),
-        (1..6u128).prop_map(|id| Change::Remove(ObjectId::Task(TaskId::new(id)))),
-        (1..3u128).prop_map(|id| Change::Remove(ObjectId::Node(NodeId::new(id)))),
-        (1..3u128).prop_map(|id| Change::Remove(ObjectId::Network(NetworkId::new(id)))),
-        Just(Change::Remove(ObjectId::Cluster(ClusterId::new(1)))),
-        (1..4u128).prop_map(|id| Change::Remove(ObjectId::Service(ServiceId::new(id)))),
-    ]
+#[test]
+fn an_entry_tells_what_each_write_took_the_place_of() {
+    let mut store = Store::default();
+    let id = ObjectId::Service(ServiceId::new(1));
+    let changes = vec![Change::Remove(id), put_service(1, "web"), put_service(1, "db")];
+    let made = store.apply(1, &entry(1, Vec::new(), changes));
+    let first = made.effects[1].stored();
+    assert_eq!(made.before, [None, None, first]);
+    let last = store.get(id);
+    let removed = store.apply(2, &entry(2, Vec::new(), vec![Change::Remove(id)]));
+    assert_eq!((removed.before, store.get(id)), (vec![last], None));
 }
 
-fn precondition() -> impl Strategy<Value = Precondition> {
-    let id = (1..6u128).prop_map(|id| ObjectId::Task(TaskId::new(id)));
-    prop_oneof![
-        id.clone().prop_map(Precondition::Absent),
-        (id, 0..20u64).prop_map(|(id, version)| Precondition::Version(id, version)),
-    ]
-}
-
-/// What the store should hold: objects by id with the index that wrote them.
-type Model = BTreeMap<ObjectId, (u64, Object)>;
-
-fn apply_to_model(model: &mut Model, index: u64, entry: &Entry) {
-    let holds = |precondition: &Precondition| match precondition {
-        Precondition::Absent(id) => !model.contains_key(id),
-        Precondition::Version(id, version) => model.get(id).is_some_and(|(at, _)| at == version),
-    };
-    if !entry.preconditions.iter().all(holds) {
-        return;
-    }
-    for change in &entry.changes {
-        match change {
-            Change::Put(object) => {
-                model.insert(object.id(), (index, object.clone()));
-            }
-            Change::Remove(id) => {
-                model.remove(id);
-            }
-        }
-    }
-}
-
-/// The tables, and the indexes as a walk over the tables would find them.
-fn check(store: &Store, model: &Model) {
-    let tasks: BTreeMap<TaskId, &Task> = model
-        .values()
-        .filter_map(|(_, object)| match object {
-            Object::Task(task) => Some((task.id, task.as_ref())),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(store.tasks_len(), tasks.len());
-    let kind = |is: fn(&ObjectId) -> bool| model.keys().filter(|id| is(id)).count();
-    assert_eq!(store.services().count(), kind(|id| matches!(id, ObjectId::Service(_))));
-    assert_eq!(store.nodes().count(), kind(|id| matches!(id, ObjectId::Node(_))));
-    assert_eq!(store.networks().count(), kind(|id| matches!(id, ObjectId::Network(_))));
-    assert_eq!(store.cluster().is_some(), kind(|id| matches!(id, ObjectId::Cluster(_))) == 1);
-    for (id, (version, _)) in model {
-        assert_eq!(store.version(*id), Some(*version));
-    }
-    for owner in 1..4 {
-        let service = ServiceId::new(owner);
-        let found: Vec<TaskId> = store.tasks_of_service(service).map(|task| task.id).collect();
-        let of = |task: &&&Task| task.service == service;
-        assert_eq!(found, tasks.values().filter(of).map(|task| task.id).collect::<Vec<_>>());
-        let node = NodeId::new(owner);
-        let found: Vec<TaskId> = store.tasks_of_node(node).map(|task| task.id).collect();
-        let on = |task: &&&Task| task.node == Some(node);
-        assert_eq!(found, tasks.values().filter(on).map(|task| task.id).collect::<Vec<_>>());
-    }
-    for service in store.services() {
-        let named = store.service_named(&service.spec.name);
-        assert_eq!(named.map(|it| it.id), Some(service.id));
-    }
-    for host in 1..8 {
-        let address = Ipv4Addr::new(10, 0, 0, host);
-        let holder = store.lease(NetworkId::new(1), address);
-        let holds = |task: &&&Task| task.addresses.iter().any(|lease| lease.address == address);
-        let holders: Vec<TaskId> = tasks.values().filter(holds).map(|task| task.id).collect();
-        assert!(holder.is_none_or(|id| holders.contains(&id)), "{address} {holder:?}");
-        assert!(holders.len() != 1 || holder == Some(holders[0]) || holder.is_none());
-    }
-}
-
-proptest! {
-    #[test]
-    fn the_store_is_the_model_and_follows_itself(
-        entries in proptest::collection::vec(
-            (
-                proptest::collection::vec(precondition(), 0..2),
-                proptest::collection::vec(change(), 0..5),
-            ),
-            0..20,
-        )
-    ) {
-        let (mut store, mut follower, mut model) =
-            (Store::default(), Store::default(), Model::new());
-        for (index, (preconditions, changes)) in (1..).zip(entries) {
-            let entry = entry(u128::from(index) + 100, preconditions, changes);
-            let bytes = codec::encode_entry(&entry).unwrap();
-            prop_assert_eq!(&codec::decode_entry(&bytes).unwrap(), &entry);
-            let applied = store.apply(index, &entry);
-            follower.install(index, &entry, &applied);
-            apply_to_model(&mut model, index, &entry);
-            check(&store, &model);
-            check(&follower, &model);
-            prop_assert_eq!(store.hash(), follower.hash());
-            let restored = Store::restore(&store.snapshot().unwrap()).unwrap();
-            prop_assert_eq!(restored.hash(), store.hash());
-        }
+#[test]
+fn the_cluster_is_removed_by_its_own_id_only() {
+    let mut store = fixture::store(vec![Object::Cluster(Box::new(fixture::cluster(5)))]);
+    for (index, id, left) in [(2, 2, true), (3, 1, false)] {
+        let remove = vec![Change::Remove(ObjectId::Cluster(ClusterId::new(id)))];
+        store.apply(index, &entry(u128::from(index), Vec::new(), remove));
+        assert_eq!(store.cluster().is_some(), left, "{id}");
     }
 }
