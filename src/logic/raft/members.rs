@@ -162,8 +162,7 @@ impl Raft {
 
     /// What a committed change of the members brings with it.
     pub(super) fn members_committed(&mut self, now: Time, out: &mut Vec<Output>) {
-        let Role::Leader(leader) = &self.role else { return };
-        if self.log.members_index() > self.commit {
+        if !self.is_leader() || self.log.members_index() > self.commit {
             return;
         }
         self.part(now, out);
