@@ -7,7 +7,7 @@
 use super::io::{Body, Entry, Output};
 use super::read::FollowerReads;
 use super::snapshot::Restoring;
-use super::{Doubt, Raft};
+use super::{Doubt, INDEX_MAX, Raft};
 use crate::base::id::NodeId;
 use crate::base::time::Time;
 
@@ -185,5 +185,5 @@ fn is_sound(previous: (u64, u64), entries: &[Entry], term: u64) -> bool {
         }
         (index, last) = (entry.index, entry.term);
     }
-    last <= term
+    last <= term && index <= INDEX_MAX
 }
