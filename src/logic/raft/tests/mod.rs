@@ -1,6 +1,7 @@
 //! Tests of the whole machine: a network of members driven by chance, transcripts, the paper's claims.
 
 mod codec;
+mod hostile;
 mod lab;
 mod member;
 mod paper;
