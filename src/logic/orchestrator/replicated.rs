@@ -12,15 +12,17 @@ use crate::model::task::TaskState;
 /// first, then the highest slot.
 pub(super) fn scale(draft: &mut Draft<'_>, replicas: u64) {
     let slots = draft.slots();
+    let slots = &slots.held;
     let have = u64::try_from(slots.len()).unwrap_or(u64::MAX);
     if have < replicas {
         let free = (1..).map(SlotKey::Slot).filter(|key| !slots.contains_key(key));
         for key in free.take(usize::try_from(replicas - have).unwrap_or(0)) {
-            draft.create(key, TaskState::Running, Span::ZERO);
+            // It waits for what was in the slot before, if that still stops.
+            draft.create(key, TaskState::Ready, Span::ZERO);
         }
     } else if have > replicas {
         let surplus = usize::try_from(have - replicas).unwrap_or(usize::MAX);
-        for key in surplus_slots(draft, &slots, surplus) {
+        for key in surplus_slots(draft, slots, surplus) {
             for id in slots.get(&key).into_iter().flatten() {
                 draft.want(*id, TaskState::Remove);
             }
@@ -39,7 +41,8 @@ fn surplus_slots(
     for (key, ids) in slots {
         let tasks = || ids.iter().filter_map(|id| draft.task(*id));
         let runs = tasks().any(|task| {
-            task.status.state == TaskState::Running && task.desired == TaskState::Running
+            let runs = task.status.state == TaskState::Running;
+            runs && task.desired == TaskState::Running && !draft.is_lost(task)
         });
         let node = tasks().next_back().and_then(|task| task.node);
         left.insert(*key, (runs, node));
