@@ -11,10 +11,11 @@ use crate::base::id::{NodeId, ServiceId, TaskId};
 use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Time, Wall};
 use crate::logic::allocator::{self, Picker};
+use crate::logic::scheduler::constraint::Constraint;
 use crate::logic::scheduler::{self, Nodes, Overlay};
 use crate::logic::store::Store;
 use crate::model::entry::Change;
-use crate::model::node::NodeState;
+use crate::model::node::{Node, NodeState};
 use crate::model::object::{Meta, Object, ObjectId};
 use crate::model::service::{Mode, Service};
 use crate::model::task::{Task, TaskState, TaskStatus};
@@ -136,6 +137,24 @@ impl<'a> Draft<'a> {
         {
             task.desired = desired;
         }
+    }
+
+    /// Whether the service wants another task than this one, or has it elsewhere: another placement
+    /// alone makes a task outdated only where its node does not fulfil it (swarmkit
+    /// `orchestrator.IsTaskDirty`).
+    pub(super) fn is_outdated(&self, task: &Task) -> bool {
+        let service = self.service();
+        let wanted = &service.spec.task.placement.constraints;
+        if task.is_outdated(service) {
+            return true;
+        }
+        let placed = task.status.state >= TaskState::Assigned;
+        // A global service looks at the constraints of each node by itself.
+        if !placed || service.spec.mode.is_global() || &task.spec.placement.constraints == wanted {
+            return false;
+        }
+        let node = task.node.and_then(|node| self.store.node(node));
+        node.is_some_and(|node| !fulfils(node, wanted))
     }
 
     /// How far a task of the service may go by itself.
@@ -398,6 +417,11 @@ fn wait(task: &mut Task, state: TaskState, message: &str, err: String, wall: Wal
         task.status = status(state, wall, message);
         task.status.err = err;
     }
+}
+
+/// Whether the node fulfils all constraints.
+pub(super) fn fulfils(node: &Node, constraints: &[String]) -> bool {
+    constraints.iter().all(|text| Constraint::parse(text).is_ok_and(|it| it.matches(node)))
 }
 
 /// The order in which tasks of a slot were made; those of an older spec are older whatever the

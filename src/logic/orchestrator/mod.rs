@@ -30,7 +30,7 @@ pub use self::adopt::{Chain, adopt};
 #[cfg(test)]
 pub(crate) use self::draft::status;
 pub use self::draft::{Draft, SlotKey};
-pub use self::nodes::orphan_all;
+pub use self::nodes::{ORPHAN_AFTER, concerned, move_task, orphan_all};
 pub use self::restart::{BACKOFF_MAX, STABLE_AFTER};
 
 use crate::base::id::{ServiceId, TaskId};
@@ -47,6 +47,8 @@ pub struct Memory {
     down: BTreeMap<TaskId, Time>,
     /// Tasks on nodes that are down to which a replacement was made.
     replaced: BTreeSet<TaskId>,
+    /// Tasks that were made to move one to another node, and that one.
+    moving: BTreeMap<TaskId, TaskId>,
     /// The update under way.
     update: Option<update::Update>,
 }
@@ -106,6 +108,7 @@ pub fn reconcile(draft: &mut Draft<'_>, service: &Service, memory: &mut Memory) 
     }
     restart::promote(draft, memory, wake);
     looked.waits = draft.place_tasks();
+    nodes::end_moves(draft, memory);
     reaper::reap(draft);
     draft.finish_removed(service.id);
     looked

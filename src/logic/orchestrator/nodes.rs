@@ -16,17 +16,24 @@
 //!
 //! **Invariant** (after each look, for each slot): at most one wanted, unfinished, up-to-date task
 //! is without a node or on one that is `Ready`; at most one more is on a node that is `Down` or
-//! `Unknown`. One that is outdated is there besides only while a start-first update replaces it.
+//! `Unknown`. One that is outdated, or is being moved, is there besides only while what replaces it
+//! does not run: in a start-first update and in a move.
 
 use super::Memory;
-use super::draft::{Draft, SlotKey};
+use std::collections::BTreeSet;
+
+use super::draft::{Draft, SlotKey, fulfils};
 use super::restart;
-use crate::base::id::{NodeId, TaskId};
+use crate::base::id::{NodeId, ServiceId, TaskId};
 use crate::base::time::{Span, Time};
-use crate::logic::scheduler::constraint::Constraint;
+use crate::logic::store::Store;
 use crate::model::node::{Availability, Node, NodeState};
-use crate::model::service::OnDisconnect;
+use crate::model::service::{OnDisconnect, Service};
 use crate::model::task::{LEASE, LEASE_MARGIN, Task, TaskState};
+
+/// Nobody expects a node back that was down for this long: what it holds is given up
+/// ([`orphan_all`]; swarmkit `dispatcher` defaultNodeDownPeriod).
+pub const ORPHAN_AFTER: Span = Span::from_secs(24 * 3_600);
 
 /// What a node says about a task on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,16 +112,13 @@ fn verdict(draft: &Draft<'_>, task: &Task) -> Verdict {
     match node.spec.availability {
         Availability::Drain => Verdict::Drained,
         Availability::Pause => Verdict::Stays,
-        Availability::Active if fulfils(node, task) && has_room(draft, node, task) => {
+        Availability::Active
+            if fulfils(node, &task.spec.placement.constraints) && has_room(draft, node, task) =>
+        {
             Verdict::Stays
         }
         Availability::Active => Verdict::Unfit,
     }
-}
-
-fn fulfils(node: &Node, task: &Task) -> bool {
-    let constraints = &task.spec.placement.constraints;
-    constraints.iter().all(|text| Constraint::parse(text).is_ok_and(|it| it.matches(node)))
 }
 
 /// Whether the node still has what the task has reserved, in the order of the tasks' ids (swarmkit
@@ -143,8 +147,7 @@ fn has_room(draft: &Draft<'_>, node: &Node, task: &Task) -> bool {
 /// Gives a task that leaves its node a successor, unless its slot has another one.
 fn succeed(draft: &mut Draft<'_>, key: SlotKey, ids: &[TaskId], delay: Span) {
     let service = draft.service();
-    let other =
-        |task: &Task| task.is_active() && !task.is_outdated(service) && !draft.is_lost(task);
+    let other = |task: &Task| task.is_active() && !draft.is_outdated(task) && !draft.is_lost(task);
     let other = ids.iter().any(|id| draft.task(*id).is_some_and(other));
     if !other && !service.spec.mode.is_global() && restart::may_move(service) {
         draft.create(key, TaskState::Ready, delay);
@@ -162,7 +165,7 @@ pub(super) fn settle(draft: &mut Draft<'_>, memory: &mut Memory) {
         {
             continue;
         }
-        let mut held: Vec<Held> = ids.iter().filter_map(|id| held(draft, *id)).collect();
+        let mut held: Vec<Held> = ids.iter().filter_map(|id| held(draft, memory, *id)).collect();
         if held.len() > 1 {
             leave_one(draft, &held);
             held.retain(|it| draft.task(it.id).is_some_and(Task::is_active));
@@ -173,7 +176,7 @@ pub(super) fn settle(draft: &mut Draft<'_>, memory: &mut Memory) {
     }
 }
 
-fn held(draft: &Draft<'_>, id: TaskId) -> Option<Held> {
+fn held(draft: &Draft<'_>, memory: &Memory, id: TaskId) -> Option<Held> {
     let task = draft.task(id).filter(|task| task.is_active())?;
     let placed = task.node.filter(|_| task.status.state >= TaskState::Assigned);
     let at = match placed.map(|node| draft.state(node)) {
@@ -181,7 +184,9 @@ fn held(draft: &Draft<'_>, id: TaskId) -> Option<Held> {
         Some(NodeState::Unknown) => At::Unsure,
         Some(NodeState::Down) => At::Lost,
     };
-    let (outdated, adopted) = (task.is_outdated(draft.service()), task.adopted_from.is_some());
+    // One that is to move goes when the other one runs, as in a start-first update.
+    let moves = memory.moving.values().any(|old| *old == id);
+    let (outdated, adopted) = (moves || draft.is_outdated(task), task.adopted_from.is_some());
     Some(Held { id, at, outdated, adopted, state: task.status.state })
 }
 
@@ -281,7 +286,7 @@ pub(super) fn before(draft: &Draft<'_>, memory: &mut Memory, ids: &[TaskId]) -> 
         let lost = draft.is_lost(task);
         // One that is wanted but not heard of is replaced when it is certainly dead.
         let unsure = task.node.is_some_and(|node| draft.state(node) == NodeState::Unknown);
-        let unheard = lost || (unsure && !task.is_outdated(draft.service()));
+        let unheard = lost || (unsure && !draft.is_outdated(task));
         if !live || (task.is_wanted() && !(alone && unheard)) {
             continue;
         }
@@ -301,6 +306,54 @@ pub(super) fn before(draft: &Draft<'_>, memory: &mut Memory, ids: &[TaskId]) -> 
     found
 }
 
+/// Begins to move a task of the draft's service to a better node: another one is made beside it,
+/// and it stops when that one runs. If that fails, is lost, or has no other node to go to, nothing
+/// was moved. Only the manager that began it knows of the move: the next one takes it back.
+///
+/// Not for a task that must not run twice, one that does not run, and not during an update: false,
+/// and nothing is done.
+pub fn move_task(
+    draft: &mut Draft<'_>,
+    service: &Service,
+    memory: &mut Memory,
+    id: TaskId,
+) -> bool {
+    draft.set_service(service.clone());
+    let slots = draft.slots();
+    let slot = slots.held.iter().find(|(_, ids)| ids.contains(&id));
+    let Some((key, ids)) = slot.filter(|_| memory.update.is_none()) else { return false };
+    let mode = service.spec.mode;
+    let fits = |task: &Task| {
+        let runs = task.is_active() && task.status.state == TaskState::Running;
+        runs && !stops_alone(task) && !draft.is_outdated(task)
+    };
+    let active = ids.iter().filter(|id| draft.task(**id).is_some_and(Task::is_active)).count();
+    if mode.is_global() || mode.is_job() || active > 1 || !draft.task(id).is_some_and(fits) {
+        return false;
+    }
+    let new = draft.create(*key, TaskState::Running, Span::ZERO);
+    memory.moving.insert(new, id);
+    true
+}
+
+/// Ends moves that came to nothing.
+pub(super) fn end_moves(draft: &mut Draft<'_>, memory: &mut Memory) {
+    memory.moving.retain(|new, old| {
+        let Some(task) = draft.task(*new).filter(|task| task.is_active()) else { return false };
+        let Some(left) = draft.task(*old).filter(|task| task.is_active()) else { return false };
+        let nowhere = task.status.state < TaskState::Assigned;
+        if nowhere || task.node == left.node || draft.is_lost(task) {
+            if draft.store.task(*new).is_some() {
+                draft.want(*new, TaskState::Remove);
+            } else {
+                draft.remove(*new);
+            }
+            return false;
+        }
+        true
+    });
+}
+
 /// Gives up what a node holds that was removed, or was down for so long that it is not expected
 /// back: the store's tasks on it are orphaned and their addresses are free.
 pub fn orphan_all(draft: &mut Draft<'_>, node: NodeId) {
@@ -308,4 +361,13 @@ pub fn orphan_all(draft: &mut Draft<'_>, node: NodeId) {
     for id in ids {
         draft.orphan(id);
     }
+}
+
+/// Services that are to be looked at when a node comes, changes, or goes, besides those with a task
+/// that waits: what has a task there, and what is everywhere.
+#[must_use]
+pub fn concerned(store: &Store, node: NodeId) -> BTreeSet<ServiceId> {
+    let everywhere = store.services().filter(|service| service.spec.mode.is_global());
+    let there = store.tasks_of_node(node).map(|task| task.service);
+    there.chain(everywhere.map(|service| service.id)).collect()
 }

@@ -83,12 +83,11 @@ pub(super) fn retry(draft: &mut Draft<'_>) {
     }
     let slots = draft.slots();
     for (key, ids) in slots.held.iter().filter(|(_, ids)| ids.len() > 1) {
-        let service = draft.service();
         let tasks = || ids.iter().filter_map(|id| draft.task(*id));
         let mut active = tasks().filter(|task| task.is_active()).peekable();
-        let old = active.peek().is_some() && active.all(|task| task.is_outdated(service));
+        let old = active.peek().is_some() && active.all(|task| draft.is_outdated(task));
         let newest = tasks().next_back().filter(|task| {
-            !task.is_wanted() && task.status.state.is_terminal() && !task.is_outdated(service)
+            !task.is_wanted() && task.status.state.is_terminal() && !draft.is_outdated(task)
         });
         if let Some(task) = newest.filter(|_| old).cloned() {
             succeed(draft, *key, &task, ids);

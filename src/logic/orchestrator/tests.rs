@@ -13,19 +13,24 @@
 //!         back=pause|continue (action of a rollback) constraint=a==b max=1 memory=N
 //!         job=2/5 (at once/in all) mode=global-job disconnect=stop
 //! adopt N failed running (task N failed and its successor, made by its worker, runs)
+//! move N (to a better node)
 //! rollback | remove | forget (what is held in memory) | clock SECONDS (wall clock, ahead or back)
 //! is N… running|complete|failed|rejected|shutdown | hold N… failed (its address is not yet free)
 //! run (all that are wanted) | stop (all that are to stop) | advance SECONDS | ps
 //! ```
 
 mod invariants;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use expect_test::expect_file;
 
-use super::{Chain, Draft, Memory, adopt, jobs, orphan_all, reconcile, remove_all, status};
+use self::words::{seconds, set, state};
+use super::{
+    Chain, Draft, Memory, adopt, jobs, move_task, orphan_all, reconcile, remove_all, status,
+};
 use crate::base::id::{NodeId, ServiceId, TaskId};
 use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Time, Wall};
@@ -35,10 +40,7 @@ use crate::logic::store::{OWN_REQUEST, Store};
 use crate::model::entry::{Change, Entry};
 use crate::model::node::{Availability, NodeState};
 use crate::model::object::{Object, ObjectId};
-use crate::model::service::{
-    FailureAction, Mode, OnDisconnect, RestartCondition, ServiceSpec, UpdateOrder, UpdateState,
-    UpdateStatus,
-};
+use crate::model::service::{UpdateState, UpdateStatus};
 use crate::model::task::{LEASE, Task, TaskState};
 
 const SERVICE: ServiceId = ServiceId::new(1);
@@ -336,6 +338,7 @@ impl Lab {
                 self.tell(which, TaskState::Shutdown, false);
             }
             "adopt" => self.adopt(rest),
+            "move" => self.move_task(rest.parse().unwrap()),
             "advance" => return self.advance(self.now + Span::from_secs(rest.parse().unwrap())),
             "ps" => return self.ps(),
             _ => panic!("unknown command {command:?}"),
@@ -360,6 +363,22 @@ impl Lab {
         if !adopt(&mut draft, &Chain { base, status, ended, last }) {
             self.text.push_str("not known\n");
         }
+        let changes = draft.into_changes();
+        self.show(&changes);
+        self.write(changes);
+    }
+
+    fn move_task(&mut self, number: usize) {
+        let found = self.numbers.iter().find(|(_, it)| **it == number);
+        let id = *found.expect("a task of that number").0;
+        let now = self.now();
+        let service = self.store.service(SERVICE).expect("the service");
+        let nodes = Nodes::new(&self.store, &self.states);
+        let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
+        if !move_task(&mut draft, service, &mut self.memory, id) {
+            self.text.push_str("not moved\n");
+        }
+        reconcile(&mut draft, service, &mut self.memory);
         let changes = draft.into_changes();
         self.show(&changes);
         self.write(changes);
@@ -393,21 +412,6 @@ fn stops(task: &Task) -> bool {
     !task.is_wanted() && !task.status.state.is_terminal()
 }
 
-fn seconds(text: &str) -> i64 {
-    text.parse::<i64>().unwrap() * 1_000_000
-}
-
-fn state(text: &str) -> TaskState {
-    match text {
-        "running" => TaskState::Running,
-        "complete" => TaskState::Complete,
-        "failed" => TaskState::Failed,
-        "rejected" => TaskState::Rejected,
-        "shutdown" => TaskState::Shutdown,
-        _ => panic!("unknown state {text}"),
-    }
-}
-
 fn line(number: usize, task: &Task) -> String {
     let (image, state) = (&task.spec.container.image, task.status.state.as_str());
     let on = task.node.map_or("nowhere".to_owned(), |node| format!("on {}", letter(node)));
@@ -417,56 +421,6 @@ fn line(number: usize, task: &Task) -> String {
         write!(line, ": {}", task.status.err).unwrap();
     }
     line
-}
-
-fn action(text: &str) -> FailureAction {
-    match text {
-        "continue" => FailureAction::Continue,
-        "rollback" => FailureAction::Rollback,
-        _ => FailureAction::Pause,
-    }
-}
-
-fn set(spec: &mut ServiceSpec, text: &str) {
-    for word in text.split_whitespace() {
-        let (key, value) = word.split_once('=').expect("key=value");
-        let number = || value.parse::<u64>().expect("a number");
-        let span = || Span::from_secs(number());
-        let update = spec.update.get_or_insert_default();
-        let (restart, placement) = (&mut spec.task.restart, &mut spec.task.placement);
-        match key {
-            "image" => value.clone_into(&mut spec.task.container.image),
-            "replicas" => spec.mode = Mode::Replicated { replicas: number() },
-            "mode" if value == "global" => spec.mode = Mode::Global,
-            "mode" if value == "global-job" => spec.mode = Mode::GlobalJob,
-            "job" => {
-                let (max_concurrent, total) = value.split_once('/').expect("at once/in all");
-                let number = |text: &str| text.parse().unwrap();
-                spec.mode = Mode::ReplicatedJob {
-                    max_concurrent: number(max_concurrent),
-                    total: number(total),
-                };
-            }
-            "disconnect" => spec.task.on_disconnect = OnDisconnect::Stop,
-            "condition" if value == "none" => restart.condition = RestartCondition::None,
-            "condition" => restart.condition = RestartCondition::OnFailure,
-            "delay" => restart.delay = span(),
-            "attempts" => restart.max_attempts = number(),
-            "window" => restart.window = span(),
-            "parallelism" => update.parallelism = number(),
-            "wait" => update.delay = span(),
-            "monitor" => update.monitor = span(),
-            "action" => update.on_failure = action(value),
-            "back" => spec.rollback.get_or_insert_default().on_failure = action(value),
-            "ratio" => update.max_failure_ppm = value.parse::<u32>().unwrap() * 10_000,
-            "order" if value == "stop-first" => update.order = UpdateOrder::StopFirst,
-            "order" => update.order = UpdateOrder::StartFirst,
-            "constraint" => placement.constraints = vec![value.to_owned()],
-            "max" => placement.max_replicas = number(),
-            "memory" => spec.task.resources.reserve_memory_bytes = number(),
-            _ => panic!("unknown key {key}"),
-        }
-    }
 }
 
 fn check(script: &str, file: &expect_test::ExpectFile) {

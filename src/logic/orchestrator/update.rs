@@ -120,9 +120,8 @@ impl Update {
             last_done: draft.now.mono,
         };
         let slots = draft.slots();
-        let service = draft.service();
         let begun = |task: &&Task| {
-            task.is_wanted() && task.status.state < TaskState::Running && !task.is_outdated(service)
+            task.is_wanted() && task.status.state < TaskState::Running && !draft.is_outdated(task)
         };
         let mut total = outdated.max(1);
         let taken_over = is_under_way(draft);
@@ -133,8 +132,8 @@ impl Update {
                 update.active.insert(*key, Active { task: task.id, done: None });
                 update.taken.insert(*key);
                 total += 1;
-            } else if tasks().any(|task| task.is_outdated(service))
-                && tasks().next_back().is_some_and(|task| !task.is_outdated(service))
+            } else if tasks().any(|task| draft.is_outdated(task))
+                && tasks().next_back().is_some_and(|task| !draft.is_outdated(task))
             {
                 // Replaced before.
                 total += 1;
@@ -222,13 +221,11 @@ impl Update {
             if self.active.len() >= parallelism {
                 break;
             }
-            let service = draft.service();
-            let good = |task: &Task| task.is_wanted() && !task.is_outdated(service);
+            let good = |task: &Task| task.is_wanted() && !draft.is_outdated(task);
             let good = ids.iter().any(|id| draft.task(*id).is_some_and(good));
             if good || config.order == UpdateOrder::StopFirst {
                 for id in &ids {
-                    let service = draft.service();
-                    if draft.task(*id).is_some_and(|task| task.is_outdated(service)) {
+                    if draft.task(*id).is_some_and(|task| draft.is_outdated(task)) {
                         draft.want(*id, TaskState::Shutdown);
                     }
                 }
@@ -255,12 +252,8 @@ fn moved(draft: &Draft<'_>, task: TaskId, slot: Option<&Vec<TaskId>>) -> Option<
     if draft.task(task).is_some_and(stays) {
         return None;
     }
-    let service = draft.service();
     let other = |other: &Task| {
-        other.id != task
-            && other.is_active()
-            && !draft.is_lost(other)
-            && !other.is_outdated(service)
+        other.id != task && other.is_active() && !draft.is_lost(other) && !draft.is_outdated(other)
     };
     slot?.iter().copied().rfind(|id| draft.task(*id).is_some_and(other))
 }
@@ -269,14 +262,13 @@ fn moved(draft: &Draft<'_>, task: TaskId, slot: Option<&Vec<TaskId>>) -> Option<
 /// of a global service only where a new task may come.
 fn outdated(draft: &mut Draft<'_>) -> BTreeMap<SlotKey, Vec<TaskId>> {
     let slots = draft.slots();
-    let service = draft.service();
     let is_outdated = |ids: &[TaskId]| {
         let tasks = || ids.iter().filter_map(|id| draft.task(*id));
         let wanted = || tasks().filter(|task| task.is_wanted());
         if wanted().next().is_some() {
-            wanted().any(|task| task.is_outdated(service))
+            wanted().any(|task| draft.is_outdated(task))
         } else {
-            tasks().next_back().is_some_and(|task| task.is_outdated(service))
+            tasks().next_back().is_some_and(|task| draft.is_outdated(task))
         }
     };
     let outdated = slots.held.iter().filter(|(_, ids)| is_outdated(ids));

@@ -36,7 +36,9 @@ impl Lab {
             let active = || tasks.iter().filter(|task| task.is_active());
             let fresh = || active().filter(|task| !task.is_outdated(service));
             let away = |task: &&&Task| self.is(task, &[NodeState::Unknown, NodeState::Down]);
-            let here = fresh().filter(|task| !away(task)).count();
+            let moves = self.memory.moving.values();
+            let moves = moves.filter(|id| active().any(|task| task.id == **id)).count();
+            let here = fresh().filter(|task| !away(task)).count() - moves;
             let old = active().filter(|task| task.is_outdated(service)).count();
             assert!(here <= 1, "{here} wanted in slot {slot:?}: {tasks:#?}");
             assert!(fresh().count() <= 2, "too many wanted in slot {slot:?}: {tasks:#?}");
