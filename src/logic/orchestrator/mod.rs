@@ -13,6 +13,8 @@ mod draft;
 mod global;
 pub mod jobs;
 mod nodes;
+#[cfg(test)]
+mod place_tests;
 mod reaper;
 mod replicated;
 mod restart;

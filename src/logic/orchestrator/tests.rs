@@ -111,8 +111,7 @@ impl Lab {
     /// Looks at the service until nothing changes.
     fn look(&mut self) {
         for _ in 0..20 {
-            let now = self.now();
-            let nodes = Nodes::new(&self.store, &self.states);
+            let (now, nodes) = (self.now(), Nodes::new(&self.store, &self.states));
             let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
             match self.store.service(SERVICE) {
                 Some(service) => {
@@ -225,8 +224,7 @@ impl Lab {
         match word {
             "gone" => return self.write(vec![Change::Remove(ObjectId::Node(id))]),
             "orphan" => {
-                let now = self.now();
-                let nodes = Nodes::new(&self.store, &self.states);
+                let (now, nodes) = (self.now(), Nodes::new(&self.store, &self.states));
                 let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
                 orphan_all(&mut draft, id);
                 let changes = draft.into_changes();

@@ -15,7 +15,7 @@ use crate::model::entry::{Change, Entry};
 use crate::model::node::NodeState;
 use crate::model::object::Object;
 use crate::model::service::{
-    Mode, Mount, MountKind, Propagation, Service, UpdateState, UpdateStatus,
+    Mode, Mount, MountKind, OnDisconnect, Propagation, Service, UpdateState, UpdateStatus,
 };
 use crate::model::task::{Task, TaskState};
 
@@ -126,13 +126,16 @@ fn bind() -> MountKind {
     MountKind::Bind { source, propagation: Propagation::Rprivate, non_recursive: false }
 }
 
+/// What is changed of the service, and whether a task of it moves.
+type Case = (fn(&mut Service), bool);
+
 #[test]
 fn what_leaves_something_behind_or_is_no_replicated_service_stays() {
     fn update(service: &mut Service, state: UpdateState) {
         let (started, completed, message) = (None, None, String::new());
         service.update_status = Some(UpdateStatus { state, started, completed, message });
     }
-    let cases: [(fn(&mut Service), bool); 13] = [
+    let cases: [Case; 14] = [
         (|_| {}, true),
         (|it| it.spec.task.container.mounts = vec![mount(volume("data"), false)], false),
         (|it| it.spec.task.container.mounts = vec![mount(volume("data"), true)], true),
@@ -141,6 +144,7 @@ fn what_leaves_something_behind_or_is_no_replicated_service_stays() {
         (|it| it.spec.task.container.mounts = vec![mount(bind(), true)], true),
         (|it| it.spec.mode = Mode::Global, false),
         (|it| it.spec.mode = Mode::ReplicatedJob { max_concurrent: 3, total: 3 }, false),
+        (|it| it.spec.task.on_disconnect = OnDisconnect::Stop, false),
         (|it| update(it, UpdateState::Updating), false),
         (|it| update(it, UpdateState::Paused), false),
         (|it| update(it, UpdateState::Completed), true),
@@ -199,6 +203,26 @@ fn one_task_at_a_time_and_seldom() {
     lab.put(Object::Task(Box::new(task)));
     assert!(look(&lab, 60).task.is_some());
     assert_eq!(look(&lab, 60).again, Some(Time(2 * REBALANCE_EVERY.0)));
+}
+
+#[test]
+fn services_take_turns() {
+    let mut lab = Lab::new(&[1, 1]);
+    let mut other = fixture::service(2, "other");
+    other.spec.mode = Mode::Replicated { replicas: 2 };
+    lab.put(Object::Service(Box::new(other)));
+    for slot in 1..=2 {
+        let mut task = fixture::task(u128::from(10 + slot), 2);
+        (task.slot, task.node) = (slot, Some(NodeId::new(1)));
+        task.status.state = TaskState::Running;
+        lab.put(Object::Task(Box::new(task)));
+    }
+    let next = |last: Option<u128>| {
+        let last = last.map(|id| Moved { service: ServiceId::new(id), at: Time(0) });
+        let looked = rebalance(&lab.store, &lab.nodes, now(60), last);
+        looked.task.map(|(service, _)| service.0.0)
+    };
+    assert_eq!([next(None), next(Some(1)), next(Some(2))], [Some(1), Some(2), Some(1)]);
 }
 
 #[test]

@@ -145,7 +145,7 @@ fn slow(lab: &Lab, task: &Task) -> Option<NodeId> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn the_table_is_what_a_walk_over_the_store_would_make_of_it(
