@@ -15,6 +15,7 @@
 //! entry of this manager's own term is applied. A write is answered, and a worker told, only after
 //! its entry is committed. With nothing to do and nobody to keep in touch with there is no deadline.
 
+mod begin;
 mod command;
 mod dispatch;
 mod flight;
@@ -87,6 +88,8 @@ pub struct Manager {
     reads: Vec<(RequestId, u64)>,
     /// Who makes the cluster, once this manager leads.
     founder: Option<NodeDescription>,
+    /// The new epoch is to be written.
+    forced: bool,
     /// Own work waits until this time, for this long: the disk refused.
     blocked: Option<(Time, Span)>,
     /// What the disk said last.
@@ -143,6 +146,7 @@ impl Manager {
         }
         if self.leads == Leads::Yes && self.blocked.is_none_or(|(until, _)| now.mono >= until) {
             self.found(now);
+            self.begin_epoch(now);
             self.arrange_members(now);
             self.tend(now);
             self.flush_reports(now, false);

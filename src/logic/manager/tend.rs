@@ -7,7 +7,7 @@ use super::{Lead, Manager};
 use crate::base::id::{NodeId, ServiceId, TaskId};
 use crate::base::time::{Now, Time};
 use crate::logic::orchestrator::{self, Chain, Draft, ORPHAN_AFTER};
-use crate::logic::scheduler::rebalance::{Moved, rebalance};
+use crate::logic::scheduler::rebalance::{Moved, REBALANCE_EVERY, rebalance};
 use crate::model::task::{TaskState, TaskStatus};
 
 impl Lead {
@@ -55,16 +55,19 @@ impl Manager {
         let memory = lead.memories.entry(service).or_default();
         let begun = orchestrator::move_task(&mut draft, of, memory, task);
         let changes = draft.into_changes();
-        if begun && self.write_own(now, changes) {
-            self.lead.moved = Some(Moved { service, at: now.mono });
+        // Also where nothing came of it: the next one is looked for later.
+        lead.moved = Some(Moved { service, at: now.mono });
+        lead.dirty.insert(service);
+        if begun {
+            self.write_own(now, changes);
         }
-        self.lead.dirty.insert(service);
     }
 
     /// Something changed that may make another spread better.
     pub(super) fn look_at_spread(&mut self, now: Now) {
         if self.lead.planned.cluster().is_some_and(|cluster| cluster.rebalance) {
-            self.lead.rebalance_at.get_or_insert(now.mono);
+            let at = now.mono + REBALANCE_EVERY;
+            self.lead.rebalance_at = Some(self.lead.rebalance_at.map_or(at, |old| old.min(at)));
         }
     }
 
