@@ -94,6 +94,7 @@ pub fn reconcile(draft: &mut Draft<'_>, service: &Service, memory: &mut Memory) 
     memory.starts.retain(|id, _| draft.task(*id).is_some());
     jobs::end_old_runs(draft);
     nodes::leave(draft);
+    nodes::end_moves(draft, memory);
     nodes::settle(draft, memory);
     restart::replace_ended(draft, memory, wake);
     match service.spec.mode {

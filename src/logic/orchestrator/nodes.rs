@@ -19,9 +19,9 @@
 //! `Unknown`. One that is outdated, or is being moved, is there besides only while what replaces it
 //! does not run: in a start-first update and in a move.
 
-use super::Memory;
 use std::collections::BTreeSet;
 
+use super::Memory;
 use super::draft::{Draft, SlotKey, fulfils};
 use super::restart;
 use crate::base::id::{NodeId, ServiceId, TaskId};
@@ -341,12 +341,15 @@ pub(super) fn end_moves(draft: &mut Draft<'_>, memory: &mut Memory) {
     memory.moving.retain(|new, old| {
         let Some(task) = draft.task(*new).filter(|task| task.is_active()) else { return false };
         let Some(left) = draft.task(*old).filter(|task| task.is_active()) else { return false };
-        let nowhere = task.status.state < TaskState::Assigned;
-        if nowhere || task.node == left.node || draft.is_lost(task) {
-            if draft.store.task(*new).is_some() {
-                draft.want(*new, TaskState::Remove);
-            } else {
+        let new_here = draft.store.task(*new).is_none();
+        // One that was only just made is not placed yet.
+        let unplaced = new_here && task.status.state == TaskState::New;
+        let nowhere = task.status.state < TaskState::Assigned && !unplaced;
+        if nowhere || (task.node.is_some() && task.node == left.node) || draft.is_lost(task) {
+            if new_here {
                 draft.remove(*new);
+            } else {
+                draft.want(*new, TaskState::Remove);
             }
             return false;
         }
