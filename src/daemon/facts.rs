@@ -53,8 +53,11 @@ pub(super) fn read(options: &Options, runc: &str) -> Facts {
     }
 }
 
+/// Holds the terminals of who is logged in just now: no devices of the machine.
+const TERMINALS: &str = "/dev/pts";
+
 /// The devices below `root` and the folders that hold some, by path, at most [`DEVICES_MAX`]. What
-/// cannot be read or is named in no text is left out.
+/// cannot be read or whose path is no text is left out.
 fn devices(root: &Path) -> Vec<String> {
     let mut found = BTreeSet::new();
     walk_devices(root, DEVICE_DEPTH_MAX, &mut found);
@@ -70,7 +73,7 @@ fn walk_devices(folder: &Path, depth: usize, found: &mut BTreeSet<String>) -> bo
         let Ok(kind) = entry.file_type() else { continue };
         let path = entry.path();
         let holds = if kind.is_dir() {
-            depth > 1 && walk_devices(&path, depth - 1, found)
+            depth > 1 && path != Path::new(TERMINALS) && walk_devices(&path, depth - 1, found)
         } else {
             kind.is_char_device() || kind.is_block_device()
         };
@@ -114,6 +117,7 @@ mod tests {
     fn devices_and_the_folders_that_hold_some_are_told_in_order() {
         let found = devices(Path::new("/dev"));
         assert!(found.contains(&"/dev/null".to_owned()), "{found:?}");
+        assert!(!found.iter().any(|path| path.starts_with(TERMINALS)), "{found:?}");
         assert!(found.is_sorted() && found.len() <= DEVICES_MAX);
         assert!(devices(Path::new("/proc/self/fdinfo")).is_empty());
         let mut all = BTreeSet::new();

@@ -74,3 +74,17 @@ pub struct FileRef<Id> {
     /// Permissions, as in `chmod`.
     pub mode: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::model::object::Object;
+    use crate::model::sample;
+
+    #[test]
+    fn a_secret_is_not_shown_by_a_message() {
+        let secret = sample::objects().remove(5);
+        assert!(matches!(&secret, Object::Secret(it) if it.data == b"secret"));
+        let text = format!("{secret:?}");
+        assert_eq!(text, "Secret(Secret { id: 0000000000000000000000006, name: \"key\", .. })");
+    }
+}

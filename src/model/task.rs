@@ -194,3 +194,23 @@ pub struct Backend {
     /// Port in the container.
     pub port: u16,
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::model::object::Object;
+    use crate::model::sample;
+    use crate::model::service::OnDisconnect;
+
+    #[test]
+    fn a_change_of_what_a_worker_goes_by_replaces_the_task() {
+        let mut task = sample::task();
+        let Object::Service(mut service) = sample::objects().remove(3) else { unreachable!() };
+        task.ports.clone_from(&service.ports);
+        service.spec_version += 1;
+        assert!(!task.is_outdated(&service), "it says the same");
+        service.spec.task.placement.max_replicas += 1;
+        assert!(!task.is_outdated(&service), "it is where it may be");
+        service.spec.task.on_disconnect = OnDisconnect::Keep;
+        assert!(task.is_outdated(&service));
+    }
+}

@@ -170,3 +170,17 @@ pub fn swarm(cluster: &Cluster) -> Swarm {
         ..Swarm::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generic_resources_have_dockers_shapes() {
+        let count = Generic::Count { kind: "ssd".to_owned(), count: 2 };
+        let named = Generic::Named { kind: "gpu".to_owned(), value: "u1".to_owned() };
+        let text = serde_json::to_string(&[generic(&count), generic(&named)]).unwrap();
+        let wanted = r#"[{"DiscreteResourceSpec":{"Kind":"ssd","Value":2}},{"NamedResourceSpec":{"Kind":"gpu","Value":"u1"}}]"#;
+        assert_eq!(text, wanted);
+    }
+}
