@@ -274,17 +274,25 @@ impl<'a> Draft<'a> {
 
     /// Gives addresses and nodes to the service's tasks that have none; true when one still waits.
     pub(super) fn place_tasks(&mut self) -> bool {
+        let slots = self.slots();
+        let all = || slots.held.values().flatten().copied();
+        let waiting = |task: &Task| task.status.state < TaskState::Assigned && task.is_wanted();
+        let mut ids: Vec<TaskId> = all().filter(|id| self.task(*id).is_some_and(waiting)).collect();
+        ids.sort_by_key(|id| self.task(*id).map(age));
         if let Err(err) = self.lease_vips() {
-            for id in self.waiting() {
-                self.wait(id, TaskState::New, "created", err.clone());
+            for id in &ids {
+                self.wait(*id, TaskState::New, "created", err.clone());
             }
             return true;
         }
-        let ids = self.waiting();
         if ids.is_empty() {
             return false;
         }
-        let homes = self.homes();
+        let mut homes: BTreeMap<u64, NodeId> = BTreeMap::new();
+        if scheduler::stays_at_home(&self.service().spec.task) {
+            let tasks = all().filter_map(|id| self.task(id));
+            homes.extend(tasks.filter_map(|task| Some((task.slot, task.node?))));
+        }
         // Desired states have changed since the nodes were last counted.
         self.nodes = None;
         let mut waits = false;
@@ -292,26 +300,6 @@ impl<'a> Draft<'a> {
             waits |= !self.place(id, &homes);
         }
         waits
-    }
-
-    /// The service's tasks without a node that are wanted, oldest first.
-    fn waiting(&mut self) -> Vec<TaskId> {
-        let waiting = |task: &Task| task.status.state < TaskState::Assigned && task.is_wanted();
-        let slots = self.slots();
-        let ids = slots.held.values().flatten().copied();
-        let mut ids: Vec<TaskId> = ids.filter(|id| self.task(*id).is_some_and(waiting)).collect();
-        ids.sort_by_key(|id| self.task(*id).map(age));
-        ids
-    }
-
-    /// The node of the last task of each slot, if a task is better off there.
-    fn homes(&mut self) -> BTreeMap<u64, NodeId> {
-        if !scheduler::stays_at_home(&self.service().spec.task) {
-            return BTreeMap::new();
-        }
-        let slots = self.slots();
-        let tasks = slots.held.values().flatten().filter_map(|id| self.task(*id));
-        tasks.filter_map(|task| Some((task.slot, task.node?))).collect()
     }
 
     /// The service's virtual addresses, one for each network that it is on.
@@ -411,14 +399,6 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Says why a task waits, unless it says so already.
-fn wait(task: &mut Task, state: TaskState, message: &str, err: String, wall: Wall) {
-    if task.status.state != state || task.status.err != err {
-        task.status = status(state, wall, message);
-        task.status.err = err;
-    }
-}
-
 /// Whether the node fulfils all constraints.
 pub(super) fn fulfils(node: &Node, constraints: &[String]) -> bool {
     constraints.iter().all(|text| Constraint::parse(text).is_ok_and(|it| it.matches(node)))
@@ -428,6 +408,14 @@ pub(super) fn fulfils(node: &Node, constraints: &[String]) -> bool {
 /// wall clock did in between.
 fn age(task: &Task) -> (u64, Wall, Option<Wall>) {
     (task.spec_version, task.meta.created, task.not_before)
+}
+
+/// Says why a task waits, unless it says so already.
+fn wait(task: &mut Task, state: TaskState, message: &str, err: String, wall: Wall) {
+    if task.status.state != state || task.status.err != err {
+        task.status = status(state, wall, message);
+        task.status.err = err;
+    }
 }
 
 /// A status without anything special.

@@ -19,9 +19,9 @@
 //! `Unknown`. One that is outdated, or is being moved, is there besides only while what replaces it
 //! does not run: in a start-first update and in a move.
 
-use super::Memory;
 use std::collections::BTreeSet;
 
+use super::Memory;
 use super::draft::{Draft, SlotKey, fulfils};
 use super::restart;
 use crate::base::id::{NodeId, ServiceId, TaskId};

@@ -111,7 +111,8 @@ impl Lab {
     /// Looks at the service until nothing changes.
     fn look(&mut self) {
         for _ in 0..20 {
-            let (now, nodes) = (self.now(), Nodes::new(&self.store, &self.states));
+            let now = self.now();
+            let nodes = Nodes::new(&self.store, &self.states);
             let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
             match self.store.service(SERVICE) {
                 Some(service) => {
@@ -224,7 +225,8 @@ impl Lab {
         match word {
             "gone" => return self.write(vec![Change::Remove(ObjectId::Node(id))]),
             "orphan" => {
-                let (now, nodes) = (self.now(), Nodes::new(&self.store, &self.states));
+                let now = self.now();
+                let nodes = Nodes::new(&self.store, &self.states);
                 let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
                 orphan_all(&mut draft, id);
                 let changes = draft.into_changes();
@@ -354,14 +356,14 @@ impl Lab {
         let base = *found.expect("a task of that number").0;
         let now = self.now();
         let mut states = words.map(|word| status(state(word), now.wall, "told"));
-        let status = states.next().expect("how it ended");
+        let status = states.next();
         let mut ended: Vec<_> =
             (1..).zip(states).map(|(n, status)| (base.successor(n), status)).collect();
         let last = ended.pop().expect("a successor");
         let nodes = Nodes::new(&self.store, &self.states);
         let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
         if !adopt(&mut draft, &Chain { base, status, ended, last }) {
-            self.text.push_str("not known\n");
+            self.text.push_str("not wanted\n");
         }
         let changes = draft.into_changes();
         self.show(&changes);

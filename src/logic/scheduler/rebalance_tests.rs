@@ -259,6 +259,14 @@ fn branches_of_a_preference_are_evened_out_first() {
     // Inside a branch, too.
     assert_eq!(lab(&[1, 1, 3, 4]).moves(), Some(2));
     assert_eq!(lab(&[1, 1, 3]).moves(), Some(2));
+    // One more in a branch is even, though the other one has the emptier nodes.
+    let mut even = lab(&[1, 2, 3]);
+    for id in 1..=2 {
+        let mut other = fixture::task(100 + id, 2);
+        (other.node, other.status.state) = (Some(NodeId::new(id)), TaskState::Running);
+        even.put(Object::Task(Box::new(other)));
+    }
+    assert_eq!(even.moves(), None);
 }
 
 proptest! {
