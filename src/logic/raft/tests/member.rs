@@ -83,6 +83,8 @@ pub(super) struct Member {
     pub(super) state: u64,
     /// How often it was started.
     lives: u8,
+    /// Makes the chance of a run another.
+    salt: u64,
 }
 
 pub(super) fn id(number: u64) -> NodeId {
@@ -112,12 +114,18 @@ impl Member {
             applied: 0,
             state: 0,
             lives: 0,
+            salt: 0,
         }
+    }
+
+    pub(super) fn salted(number: u64, salt: u64) -> Self {
+        Self { salt, ..Self::new(number) }
     }
 
     pub(super) fn config(&self, timing: Timing) -> Config {
         let mut seed = [self.lives; 32];
         seed[0] = u8::try_from(self.id.0.0 & 0xff).unwrap_or(0);
+        seed[8..16].copy_from_slice(&self.salt.to_le_bytes());
         Config {
             id: self.id,
             seed,

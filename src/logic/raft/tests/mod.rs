@@ -4,6 +4,7 @@ mod codec;
 mod hostile;
 mod lab;
 mod member;
+mod net;
 mod paper;
 mod random;
 mod script;
