@@ -14,7 +14,8 @@ use super::brain::{Events, reply};
 use super::handle::{Event, Failure};
 use super::steps::Steps;
 use crate::base::id::TaskId;
-use crate::logic::worker::io::Action;
+use crate::logic::manager::io::Fence;
+use crate::logic::worker::io::{Action, Record};
 use crate::model::node::NodeDescription;
 
 /// Containers made at once: a pull or an unpack keeps a whole small core busy.
@@ -42,7 +43,7 @@ pub(super) struct Acts {
 #[derive(Debug, Default)]
 struct Lane {
     running: usize,
-    queue: VecDeque<(TaskId, Action)>,
+    queue: VecDeque<(TaskId, Action, Option<Box<Record>>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,18 +114,27 @@ impl Acts {
     }
 
     /// Begins an action, or queues it.
-    pub(super) fn begin(&mut self, task: TaskId, action: Action) {
+    pub(super) fn begin(&mut self, task: TaskId, action: Action, record: Option<Box<Record>>) {
         let kind = match action {
             Action::Prepare(_) => Kind::Making,
-            Action::Start | Action::Stop | Action::Kill | Action::Clean | Action::Remove => {
-                Kind::Quick
-            }
+            Action::Start
+            | Action::Stop
+            | Action::Kill
+            | Action::Clean
+            | Action::Remove
+            | Action::Remember => Kind::Quick,
         };
         let (lane, max) = self.lane(kind);
-        lane.queue.push_back((task, action));
+        lane.queue.push_back((task, action, record));
         if lane.running < max {
             self.next(kind);
         }
+    }
+
+    /// Keeps a fence, without a word on how that went.
+    pub(super) fn keep_fence(&self, fence: Fence) {
+        let steps = Arc::clone(&self.steps);
+        smol::unblock(move || steps.keep_fence(fence)).detach();
     }
 
     /// An action ended: the next one of its lane begins.
@@ -144,12 +154,12 @@ impl Acts {
 
     fn next(&mut self, kind: Kind) {
         let (lane, _) = self.lane(kind);
-        let Some((task, action)) = lane.queue.pop_front() else { return };
+        let Some((task, action, record)) = lane.queue.pop_front() else { return };
         lane.running += 1;
         self.under_way.insert(task, kind);
         let (steps, events) = (Arc::clone(&self.steps), self.events.clone());
         smol::unblock(move || {
-            let outcome = steps.perform(task, action);
+            let outcome = steps.perform(task, action, record);
             if events.send_blocking(Event::Acted { task, outcome }).is_err() {
                 log::debug!("task {task}: an action ended after the daemon stopped");
             }

@@ -236,7 +236,10 @@ impl Brain {
 
     fn perform_worker(&mut self, output: worker::io::Output) {
         match output {
-            worker::io::Output::Act { task, action } => self.node.acts.begin(task, action),
+            worker::io::Output::Act { task, action, record } => {
+                self.node.acts.begin(task, action, record);
+            }
+            worker::io::Output::KeepFence { fence } => self.node.acts.keep_fence(fence),
             worker::io::Output::Routes { generation, ports } => {
                 self.node.plane.set(generation, ports);
             }

@@ -238,6 +238,7 @@ impl Host {
                 seed: seed()?,
                 found,
                 fence,
+                alone: true,
             },
             now,
         );
@@ -325,6 +326,8 @@ impl Host {
         for folder in [self.data.raft(), self.data.tasks()] {
             empty(&folder)?;
         }
+        records::remove_fence(&self.data)
+            .map_err(|err| Fatal::new("cannot remove the fence", err))?;
         // Last: without it, the node is in no swarm.
         crate::host::disk::ledger::remove(&Identity::path(self.data.path()))
             .map_err(|err| Fatal::new("cannot remove the identity", err))

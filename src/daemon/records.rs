@@ -1,5 +1,6 @@
 //! What the worker remembers of each task, in `tasks/ID/task`: written before anything else of the
-//! task is made, so that whatever is found has an owner, and read when a daemon starts.
+//! task is made, so that whatever is found has an owner, and read when a daemon starts. And the
+//! fence of the newest leader that it heard, in `node/worker`.
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use crate::host::disk::ledger::{self, LedgerError};
 use crate::host::images::InUse;
 use crate::logic::manager::io::Fence;
 use crate::model::digest::Digest;
+use crate::model::network::Network;
 use crate::model::task::Task;
 use crate::model::v1;
 use crate::model::wire::{Frame, Kind};
@@ -24,8 +26,12 @@ const RECORD_VERSION_OLD: u16 = 1;
 /// One task's record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct TaskRecord {
-    /// The task as it was assigned.
+    /// The task: what is wanted of it, and its end once it has ended.
     pub(super) task: Task,
+    /// Networks it is on: a node that boots without a manager has them from here.
+    pub(super) networks: Vec<Network>,
+    /// Number among the successors that this worker made itself, while no manager has adopted it.
+    pub(super) own: Option<u32>,
     /// Fence of the assignment.
     pub(super) fence: Fence,
     /// Id of the image that its container is made from: keeps it from being pruned.
@@ -45,7 +51,10 @@ struct TaskRecordV1 {
 
 impl From<TaskRecordV1> for TaskRecord {
     fn from(old: TaskRecordV1) -> Self {
-        Self { task: old.task.into(), fence: old.fence, image: old.image, boot: old.boot }
+        // The only node of its swarm wrote it, and hears of the networks at once.
+        let (networks, own) = (Vec::new(), None);
+        let task = old.task.into();
+        Self { task, networks, own, fence: old.fence, image: old.image, boot: old.boot }
     }
 }
 
@@ -71,6 +80,29 @@ impl TaskRecord {
     pub(super) fn write(&self, data: &DataRoot) -> Result<(), LedgerError> {
         ledger::write(&Self::path(data, self.task.id), Kind::TASK, RECORD_VERSION, self)
     }
+}
+
+/// Version of the fence's file.
+const FENCE_VERSION: u16 = 1;
+
+fn fence_path(data: &DataRoot) -> PathBuf {
+    data.node().join("worker")
+}
+
+/// The fence that was kept; the lowest when none was.
+pub(super) fn read_fence(data: &DataRoot) -> Result<Fence, LedgerError> {
+    let kept = ledger::read(&fence_path(data), Kind::WORKER, FENCE_VERSION)?;
+    Ok(kept.unwrap_or_default())
+}
+
+/// Keeps a fence, durably.
+pub(super) fn write_fence(data: &DataRoot, fence: Fence) -> Result<(), LedgerError> {
+    ledger::write(&fence_path(data), Kind::WORKER, FENCE_VERSION, &fence)
+}
+
+/// Forgets it: another cluster counts anew.
+pub(super) fn remove_fence(data: &DataRoot) -> Result<(), LedgerError> {
+    ledger::remove(&fence_path(data))
 }
 
 /// Tasks that have a folder, in order. What is no task's is left alone.
@@ -131,9 +163,10 @@ mod tests {
     use super::*;
     use crate::model::sample;
 
-    fn record(task: Task) -> TaskRecord {
+    fn record(task: Task, networks: Vec<Network>, own: Option<u32>) -> TaskRecord {
         let fence = Fence { epoch: 1, term: 2, index: 300 };
-        TaskRecord { task, fence, image: Digest([7; 32]), boot: "boot".to_owned() }
+        let (image, boot) = (Digest([7; 32]), "boot".to_owned());
+        TaskRecord { task, networks, own, fence, image, boot }
     }
 
     fn bytes_of(file: &ExpectFile) -> Vec<u8> {
@@ -147,7 +180,7 @@ mod tests {
     fn the_frozen_bytes_of_a_record() {
         let folder = std::env::temp_dir().join(format!("skep-records-{}", std::process::id()));
         let data = DataRoot::prepare(&folder).unwrap();
-        let written = record(sample::task());
+        let written = record(sample::task(), vec![sample::network()], Some(3));
         let id = written.task.id;
         let path = TaskRecord::path(&data, id);
         std::fs::create_dir_all(data.task(id)).unwrap();
@@ -160,7 +193,24 @@ mod tests {
 
         let old = expect_file!["../../tests/data/wire/task-record-1.hex"];
         std::fs::write(&path, bytes_of(&old)).unwrap();
-        assert_eq!(TaskRecord::read(&data, id).unwrap(), Some(record(sample::task_v1())));
+        assert_eq!(TaskRecord::read(&data, id).unwrap(), Some(record(sample::task_v1(), Vec::new(), None)));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn the_frozen_bytes_of_a_fence() {
+        let folder = std::env::temp_dir().join(format!("skep-fence-{}", std::process::id()));
+        let data = DataRoot::prepare(&folder).unwrap();
+        assert_eq!(read_fence(&data).unwrap(), Fence::default());
+        let fence = Fence { epoch: 1, term: 2, index: 300 };
+        write_fence(&data, fence).unwrap();
+        let bytes = std::fs::read(fence_path(&data)).unwrap();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        expect_file!["../../tests/data/wire/worker-fence-1.hex"].assert_eq(&(hex + "\n"));
+        assert_eq!(read_fence(&data).unwrap(), fence);
+        remove_fence(&data).unwrap();
+        remove_fence(&data).unwrap();
+        assert_eq!(read_fence(&data).unwrap(), Fence::default());
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

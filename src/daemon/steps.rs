@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 
@@ -21,7 +21,7 @@ use crate::host::runtime::{
     ContainerInputs, ExitRecord, FoundState, ImageView, Runtime, RuntimeError,
 };
 use crate::logic::manager::io::Fence;
-use crate::logic::worker::io::{Action, Exit, Found, FoundContainer, Outcome, Prepare};
+use crate::logic::worker::io::{Action, Exit, Found, FoundContainer, Outcome, Prepare, Record};
 use crate::model::image_ref::Reference;
 use crate::model::node::NodeDescription;
 use crate::model::task::{Address, Task};
@@ -37,12 +37,16 @@ pub(super) struct Steps {
     boot: String,
     /// The node leaves: nothing is made any more.
     closed: AtomicBool,
+    /// The fence that is kept: writes are in order, whichever thread comes first.
+    kept: Mutex<Fence>,
 }
 
 /// Why a step did not work; only the text and whether to try again leave this module.
 struct Failed {
     err: String,
     temporary: bool,
+    /// It was the container that did not start.
+    starting: bool,
 }
 
 impl Steps {
@@ -54,8 +58,8 @@ impl Steps {
         description: NodeDescription,
         boot: String,
     ) -> Self {
-        let closed = AtomicBool::new(false);
-        Self { data, images, runtime, net, description, boot, closed }
+        let (closed, kept) = (AtomicBool::new(false), Mutex::default());
+        Self { data, images, runtime, net, description, boot, closed, kept }
     }
 
     /// From here on no step makes anything.
@@ -74,20 +78,61 @@ impl Steps {
         &self.description
     }
 
-    /// Carries out one action.
-    pub(super) fn perform(&self, task: TaskId, action: Action) -> Outcome {
-        let done = match action {
+    /// Carries out one action and writes the task's record beside it.
+    pub(super) fn perform(&self, task: TaskId, action: Action, record: Option<Box<Record>>) -> Outcome {
+        let done = std::thread::scope(|scope| {
+            let beside = record.map(|record| side(scope, || self.remember(task, *record)));
+            let done = self.act(task, action);
+            if let Some(Err(failed)) = beside.map(|thread| thread.and_then(joined)) {
+                log::warn!("cannot write the record of task {task}: {}", failed.err);
+            }
+            done
+        });
+        done.unwrap_or_else(|failed| Outcome::Failed {
+            err: failed.err,
+            temporary: failed.temporary,
+            starting: failed.starting,
+        })
+    }
+
+    fn act(&self, task: TaskId, action: Action) -> Result<Outcome, Failed> {
+        match action {
             Action::Prepare(prepare) => self.prepare(task, &prepare),
             Action::Start => self.start(task),
             Action::Stop => self.runtime.stop(task).map(|_| Outcome::Signalled).map_err(Failed::from),
             Action::Kill => self.runtime.kill(task).map(|_| Outcome::Signalled).map_err(Failed::from),
             Action::Clean => self.clean(task),
             Action::Remove => self.remove(task),
+            Action::Remember => Ok(Outcome::Remembered),
+        }
+    }
+
+    /// Writes a task's record anew; its image and boot stay.
+    fn remember(&self, task: TaskId, record: Record) {
+        let written = TaskRecord::read(&self.data, task).and_then(|old| {
+            let Some(TaskRecord { image, boot, .. }) = old else { return Ok(()) };
+            let Record { task, networks, own, fence } = record;
+            TaskRecord { task, networks, own, fence, image, boot }.write(&self.data)
+        });
+        if let Err(err) = written {
+            log::warn!("cannot write the record of task {task}: {}", chain::text(&err));
+        }
+    }
+
+    /// Keeps the fence of a newer leader. Where that fails, an older leader may be heard again after
+    /// a restart of the daemon.
+    pub(super) fn keep_fence(&self, fence: Fence) {
+        let mut kept = match self.kept.lock() {
+            Ok(kept) => kept,
+            Err(poisoned) => poisoned.into_inner(),
         };
-        done.unwrap_or_else(|failed| Outcome::Failed {
-            err: failed.err,
-            temporary: failed.temporary,
-        })
+        if fence <= *kept || self.closed.load(Ordering::SeqCst) {
+            return;
+        }
+        match records::write_fence(&self.data, fence) {
+            Ok(()) => *kept = fence,
+            Err(err) => log::warn!("cannot keep the fence: {}", chain::text(&err)),
+        }
     }
 
     fn prepare(&self, task: TaskId, prepare: &Prepare) -> Result<Outcome, Failed> {
@@ -99,6 +144,8 @@ impl Steps {
             .map_err(|err| Failed::host(format!("cannot make the folder of task {task}: {err}")))?;
         let record = TaskRecord {
             task: prepare.task.clone(),
+            networks: prepare.networks.clone(),
+            own: prepare.own,
             fence: prepare.fence,
             image: image.id,
             boot: self.boot.clone(),
@@ -122,7 +169,7 @@ impl Steps {
             let created = self.runtime.create(task);
             joined(opened)?.map_err(cannot)?;
             joined(recorded)?.map_err(|err| Failed::host(chain::text(&err)))?;
-            Ok::<(), Failed>(created?)
+            created.map_err(Failed::starting)
         })?;
         drop(lease);
         Ok(Outcome::Prepared)
@@ -153,7 +200,7 @@ impl Steps {
     }
 
     fn start(&self, task: TaskId) -> Result<Outcome, Failed> {
-        let pid = self.runtime.start(task)?;
+        let pid = self.runtime.start(task).map_err(Failed::starting)?;
         Ok(Outcome::Started { pid })
     }
 
@@ -189,6 +236,7 @@ impl Steps {
         let reference = Reference::parse(name).map_err(|err| Failed {
             err: format!("invalid reference format: {err}"),
             temporary: false,
+            starting: false,
         })?;
         self.images.pull(&reference, None, &mut |_| {}).map_err(|err| {
             // Docker's words first, which people look for; then why.
@@ -226,7 +274,9 @@ impl Steps {
             .map_err(|err| Fatal::new("cannot tell how the containers are", err))?;
         let states: BTreeMap<TaskId, FoundState> =
             states.into_iter().map(|found| (found.task, found.state)).collect();
-        let (mut all, mut fence) = (Vec::new(), Fence::default());
+        let mut all = Vec::new();
+        let mut fence = records::read_fence(&self.data)
+            .map_err(|err| Fatal::new("cannot tell which leader was heard last", err))?;
         for id in folders {
             let container = match states.get(&id) {
                 None | Some(FoundState::Parts) => FoundContainer::None,
@@ -240,7 +290,8 @@ impl Steps {
                 Ok(Some(record)) => {
                     fence = fence.max(record.fence);
                     let rebooted = record.boot != self.boot;
-                    all.push(Found { task: record.task, container, rebooted });
+                    let TaskRecord { task, networks, own, .. } = record;
+                    all.push(Found { task, networks, own, container, rebooted });
                     continue;
                 }
                 Ok(None) => "it has no record".to_owned(),
@@ -251,7 +302,8 @@ impl Steps {
                     log::warn!("the record of task {id} is made again from the log: {why}");
                     let running = matches!(container, FoundContainer::Running { .. });
                     self.remember_again(&task, running);
-                    all.push(Found { task, container, rebooted: !running });
+                    let (networks, own, rebooted) = (Vec::new(), None, !running);
+                    all.push(Found { task, networks, own, container, rebooted });
                 }
                 None => self.discard(id, &why),
             }
@@ -265,8 +317,9 @@ impl Steps {
         let boot = if running { self.boot.clone() } else { String::new() };
         let written = self.images.resolve(&task.spec.container.image).map_err(|err| chain::text(&err));
         let written = written.and_then(|image| {
+            let (networks, own, fence) = (Vec::new(), None, Fence::default());
             let record =
-                TaskRecord { task: task.clone(), fence: Fence::default(), image: image.id, boot };
+                TaskRecord { task: task.clone(), networks, own, fence, image: image.id, boot };
             record.write(&self.data).map_err(|err| chain::text(&err))
         });
         if let Err(why) = written {
@@ -307,13 +360,19 @@ fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T, Failed> {
 impl Failed {
     /// Something of the machine: worth another try.
     fn host(err: String) -> Self {
-        Self { err, temporary: true }
+        Self { err, temporary: true, starting: false }
+    }
+
+    /// The container did not start, in Docker's words.
+    fn starting(err: RuntimeError) -> Self {
+        let failed = Self::from(err);
+        Self { err: format!("starting container failed: {}", failed.err), starting: true, ..failed }
     }
 }
 
 impl From<RuntimeError> for Failed {
     fn from(err: RuntimeError) -> Self {
-        Self { temporary: err.is_temporary(), err: err.full_text() }
+        Self { temporary: err.is_temporary(), err: err.full_text(), starting: false }
     }
 }
 
@@ -322,7 +381,7 @@ impl From<ImageError> for Failed {
         // Docker's word for an image that cannot be had; the task fails and its successor tries
         // again, later and later.
         let temporary = matches!(err.kind(), ErrorKind::NoSpace);
-        Self { err: chain::text(&err), temporary }
+        Self { err: chain::text(&err), temporary, starting: false }
     }
 }
 

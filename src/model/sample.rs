@@ -224,7 +224,7 @@ fn node() -> Node {
     }
 }
 
-fn network() -> Network {
+pub(crate) fn network() -> Network {
     Network {
         id: NetworkId::new(3),
         meta: META,

@@ -6,7 +6,7 @@ use skep::base::id::TaskId;
 use skep::base::rng::Rng;
 use skep::base::time::{Span, Wall};
 use skep::logic::manager::io::Fence;
-use skep::logic::worker::io::{Action, Exit, Found, FoundContainer, Outcome};
+use skep::logic::worker::io::{Action, Exit, Found, FoundContainer, Outcome, Record};
 use skep::model::task::Task;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,10 @@ impl Host {
         let fails = faults.is_some_and(|rng| rng.one_in(30));
         if fails && !matches!(action, Action::Stop | Action::Kill) {
             let temporary = !matches!(action, Action::Start);
-            return (Outcome::Failed { err: "injected".to_owned(), temporary }, None);
+            return (
+                Outcome::Failed { err: "injected".to_owned(), temporary, starting: false },
+                None,
+            );
         }
         match action {
             Action::Prepare(prepare) => (self.prepare(id, &prepare.task, prepare.fence), None),
@@ -75,6 +78,14 @@ impl Host {
                 }
                 (Outcome::Removed, None)
             }
+            Action::Remember => (Outcome::Remembered, None),
+        }
+    }
+
+    /// Writes a task's record anew.
+    pub(crate) fn remember(&mut self, id: TaskId, record: Record) {
+        if let Some(folder) = self.folders.get_mut(&id) {
+            (folder.task, folder.fence) = (record.task, record.fence);
         }
     }
 
@@ -82,7 +93,7 @@ impl Host {
         if task.spec.container.image == "noimage" {
             self.folders.entry(id).or_insert_with(|| folder(task, fence, self.boot));
             let err = "No such image: noimage".to_owned();
-            return Outcome::Failed { err, temporary: false };
+            return Outcome::Failed { err, temporary: false, starting: false };
         }
         let address = task.addresses.first().expect("a task has an address");
         let twice = self.folders.values().find(|other| {
@@ -104,7 +115,7 @@ impl Host {
         let image = folder.task.spec.container.image.as_str();
         if image == "nostart" {
             let err = "starting container failed: exec: \"/nope\"".to_owned();
-            return (Outcome::Failed { err, temporary: false }, None);
+            return (Outcome::Failed { err, temporary: false, starting: true }, None);
         }
         self.pids += 1;
         folder.container = Container::Running { pid: self.pids };
@@ -155,6 +166,8 @@ impl Host {
     pub(crate) fn found(&self) -> Vec<Found> {
         let found = |folder: &Folder| Found {
             task: folder.task.clone(),
+            networks: Vec::new(),
+            own: None,
             container: match &folder.container {
                 Container::None => FoundContainer::None,
                 Container::Created => FoundContainer::Created,

@@ -295,6 +295,7 @@ impl World {
             seed,
             found: self.host.found(),
             fence: self.host.fence(),
+            alone: true,
         };
         self.worker = Some(Worker::new(config, now));
         let mut out = Vec::new();
@@ -421,7 +422,11 @@ impl World {
             }
             let life = Some(self.life);
             match output {
-                wio::Output::Act { task, action } => {
+                wio::Output::KeepFence { .. } => {}
+                wio::Output::Act { task, action, record } => {
+                    if let Some(record) = record {
+                        self.host.remember(task, *record);
+                    }
                     let hangs = self.faults && self.rng.one_in(60);
                     let wait = self.soon(if hangs { 100_000 } else { 50 });
                     self.after(wait, life, Event::Act(task, Box::new(action)));

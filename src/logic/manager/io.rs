@@ -69,6 +69,32 @@ pub struct Report {
     pub cleaned: Vec<TaskId>,
     /// Tasks of which nothing is left on the worker: their addresses are free again.
     pub removed: Vec<TaskId>,
+    /// Tasks that ended while the worker was cut off, with the successors that it made itself.
+    pub adopted: Vec<Adopted>,
+}
+
+/// A task that ended while its worker was cut off from the managers, and the successors that the
+/// worker made itself. Told at the start of a session and with each change, instead of the base's
+/// status, until the manager has decided:
+///
+/// - assignments that name `task` adopt it. The base's addresses are the successor's from then on,
+///   so that the entry that adopts it takes them from the base.
+/// - `task` among the removed, or a base that is no longer wanted running (or not named by a
+///   complete set), ends it: it is stopped and removed, and so is everything of the chain. The
+///   base's addresses are told to be free when that is done.
+///
+/// Until then `task` runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// The task that the manager knows.
+    pub base: TaskId,
+    /// How it ended; `None` when nothing of it is left on the worker.
+    pub status: Option<TaskStatus>,
+    /// Successors that have ended, oldest first, only the newest few; but for these two they are
+    /// as `task` is.
+    pub ended: Vec<(TaskId, TaskStatus)>,
+    /// The newest successor, its status included: most likely it runs, it may have ended, too.
+    pub task: Task,
 }
 
 /// What the manager wants done.

@@ -174,7 +174,7 @@ impl Lab {
         let mut status: TaskStatus = status(state, self.wall().wall, message);
         err.clone_into(&mut status.err);
         let cleaned = if state.is_terminal() { vec![id] } else { Vec::new() };
-        self.tell_all(Report { statuses: vec![(id, status)], cleaned, removed: Vec::new() });
+        self.tell_all(Report { statuses: vec![(id, status)], cleaned, ..Report::default() });
     }
 
     fn tell_all(&mut self, report: Report) {

@@ -4,11 +4,15 @@
 //! task are never under way at once, since the worker issues the next one only after the
 //! [`Input::Acted`] of the last. Every action is idempotent: the process may have died between
 //! doing it and telling so.
+//!
+//! **A session** with a leader begins with a complete set of assignments whose fence is accepted
+//! and ends with [`Input::SessionLost`]. Reports leave only while one is open: what happened
+//! outside of one is told at the start of the next.
 
 use std::net::IpAddr;
 
 use crate::base::id::{NodeId, TaskId};
-use crate::base::time::Wall;
+use crate::base::time::{Time, Wall};
 use crate::logic::manager::io::{Assignments, Fence, Report};
 use crate::model::network::Network;
 use crate::model::node::NodeDescription;
@@ -20,8 +24,19 @@ use crate::model::task::{Backend, Task};
 pub enum Input {
     /// The worker's `deadline()` has passed.
     Tick,
-    /// A manager's assignments.
+    /// A manager's assignments. A complete set that is accepted begins a session.
     Assignments(Assignments),
+    /// The session with the leader ended, or the leader has not been heard for too long.
+    SessionLost,
+    /// The leader was heard, with every ping: leases count from here. Causes no output.
+    LeaderHeard {
+        /// When what the leader answers with this was sent to it, so that no delay on the way
+        /// makes a lease longer than the leader's own count.
+        at: Time,
+        /// This node is the only manager: nobody else could replace its tasks, so that no lease
+        /// runs out until this is said again with `false`.
+        alone: bool,
+    },
     /// An action ended.
     Acted {
         /// Whose.
@@ -74,12 +89,17 @@ pub enum Outcome {
     Cleaned,
     /// Nothing at all is left.
     Removed,
+    /// The record that was to be written is, or cannot be.
+    Remembered,
     /// It did not work.
     Failed {
         /// For the user: what was being done, to what, why not.
         err: String,
         /// A second try may work (network, full disk): the worker backs off and tries again.
         temporary: bool,
+        /// It was the container that could not be started, however far that got: the task failed
+        /// and is not rejected.
+        starting: bool,
     },
 }
 
@@ -105,6 +125,9 @@ pub enum Output {
         task: TaskId,
         /// What.
         action: Action,
+        /// Write the task's record anew beside it, whether or not the action works. Where that
+        /// fails nobody is told: the task is then after an offline reboot as the record says.
+        record: Option<Box<Record>>,
     },
     /// Give this table to the proxy; answered by [`Input::RoutesApplied`].
     Routes {
@@ -115,6 +138,12 @@ pub enum Output {
     },
     /// Tell the manager.
     Report(Report),
+    /// Keep this fence: it has a newer leader than anything that was kept. At most one for each
+    /// leader; answered by nothing.
+    KeepFence {
+        /// The highest that was accepted.
+        fence: Fence,
+    },
 }
 
 /// One port that the proxy is to hold.
@@ -145,6 +174,21 @@ pub enum Action {
     Clean,
     /// Take away everything.
     Remove,
+    /// Nothing but the record that comes with it.
+    Remember,
+}
+
+/// What is kept of a task beside its folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The task: what is wanted of it, and its end once it has ended.
+    pub task: Task,
+    /// Networks it is on.
+    pub networks: Vec<Network>,
+    /// As in [`Prepare::own`].
+    pub own: Option<u32>,
+    /// Fence of the newest assignments.
+    pub fence: Fence,
 }
 
 /// What is needed to make a container.
@@ -158,13 +202,20 @@ pub struct Prepare {
     pub networks: Vec<Network>,
     /// Fence of the assignment, kept beside the task.
     pub fence: Fence,
+    /// Made by this worker itself while it was cut off, and no manager has adopted it: it is this
+    /// successor, from 1, of `task.adopted_from`.
+    pub own: Option<u32>,
 }
 
 /// A task folder found at start.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// The task as it was assigned.
+    /// The task as it was recorded last.
     pub task: Task,
+    /// Networks it is on.
+    pub networks: Vec<Network>,
+    /// As in [`Prepare::own`].
+    pub own: Option<u32>,
     /// How its container is.
     pub container: FoundContainer,
     /// The machine was booted since the task was prepared: what ended, ended with the machine.
@@ -200,4 +251,6 @@ pub struct Config {
     pub found: Vec<Found>,
     /// Highest fence it has accepted.
     pub fence: Fence,
+    /// As in [`Input::LeaderHeard`], until that says otherwise.
+    pub alone: bool,
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::io::{Exit, Found, FoundContainer};
 use crate::base::time::{Now, Span, Time, Wall};
-use crate::model::service::{Port, PublishMode};
+use crate::model::service::{OnDisconnect, Port, PublishMode};
 use crate::model::task::{Task, TaskState, TaskStatus};
 
 /// First wait before an action that failed is tried again; doubles up to [`RETRY_MAX`].
@@ -20,6 +20,9 @@ pub const RETRY_MAX: Span = Span::from_secs(60);
 
 /// Message of a task that was started again under its own id after the machine went down.
 pub const MESSAGE_RESTARTED: &str = "restarted after reboot";
+
+/// Error of a task that was stopped because its lease ran out.
+pub const ERR_CUT_OFF: &str = "stopped: no manager was heard (on-disconnect=stop)";
 
 /// What the host has of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,15 @@ pub(super) enum Doing {
     Kill,
     Clean,
     Remove,
+    Remember,
+}
+
+/// What the record of a task says, as far as it matters after a reboot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// It is to run and has not ended.
+    runs: bool,
+    own: Option<u32>,
 }
 
 /// How far a task is to go.
@@ -82,10 +94,20 @@ pub(super) struct Retry {
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
     pub(super) task: Arc<Task>,
-    /// A manager named it in this run. Before that nothing is done to it.
+    /// A manager named it in this run, or none came in time. Before that nothing is done to it.
     pub(super) assigned: bool,
     /// No manager names it any more.
     pub(super) gone: bool,
+    /// This worker made it itself and no manager has adopted it: its number in its chain.
+    pub(super) own: Option<u32>,
+    /// Its lease ran out: it has to be dead by then, and stays so.
+    pub(super) cut_off: Option<Time>,
+    /// What its record says; none where there is none.
+    pub(super) kept: Option<Kept>,
+    /// When it was last seen to start, in this run.
+    pub(super) started_at: Option<Time>,
+    /// When it was seen to have ended, in this run.
+    pub(super) ended_at: Option<Time>,
     pub(super) status: TaskStatus,
     /// What the manager was told last.
     pub(super) told: Option<TaskStatus>,
@@ -104,6 +126,8 @@ pub(super) struct Machine {
     pub(super) open_ports_tried: u32,
     /// What ended, ended with the machine: it starts again under its own id.
     pub(super) rebooted: bool,
+    /// It had ended with the machine.
+    went_down: bool,
     /// Process id as found.
     pub(super) pid: u32,
     /// When to look again.
@@ -117,6 +141,11 @@ impl Machine {
             task: Arc::clone(task),
             assigned: true,
             gone: false,
+            own: None,
+            cut_off: None,
+            kept: None,
+            started_at: None,
+            ended_at: None,
             status: task.status.clone(),
             told: Some(task.status.clone()),
             told_cleaned: false,
@@ -129,6 +158,7 @@ impl Machine {
             open_ports: Vec::new(),
             open_ports_tried: 0,
             rebooted: false,
+            went_down: false,
             pid: 0,
             wake: None,
         };
@@ -141,6 +171,8 @@ impl Machine {
         let mut machine = Self::assigned(&Arc::new(found.task.clone()));
         machine.assigned = false;
         machine.told = None;
+        machine.own = found.own;
+        machine.kept = Some(machine.keeps());
         machine.rebooted = found.rebooted;
         machine.host = match &found.container {
             FoundContainer::None => Host::Parts,
@@ -150,6 +182,7 @@ impl Machine {
                 Host::Running
             }
             FoundContainer::Exited(exit) => {
+                machine.went_down = found.rebooted;
                 machine.exit = Some(exit.clone());
                 Host::Ended
             }
@@ -176,6 +209,7 @@ impl Machine {
         match self.task.desired {
             TaskState::Remove => Wanted::Gone,
             _ if self.gone => Wanted::Gone,
+            _ if self.cut_off.is_some() => Wanted::Stopped,
             TaskState::Running | TaskState::Complete => Wanted::Running,
             TaskState::Shutdown | TaskState::Failed | TaskState::Rejected | TaskState::Orphaned => {
                 Wanted::Stopped
@@ -192,8 +226,42 @@ impl Machine {
 
     /// It has ended, and nothing on the node holds its addresses.
     pub(super) fn is_cleaned(&self) -> bool {
-        let clean = matches!(self.host, Host::Empty | Host::Cleaned) && self.doing.is_none();
-        clean && self.is_over() && !self.task.addresses.is_empty()
+        self.is_out() && self.is_over() && !self.task.addresses.is_empty()
+    }
+
+    /// Nothing on the node holds its addresses.
+    pub(super) fn is_out(&self) -> bool {
+        matches!(self.host, Host::Empty | Host::Cleaned) && self.doing.is_none()
+    }
+
+    /// It must not run while no manager is heard.
+    pub(super) fn is_leased(&self) -> bool {
+        self.task.spec.on_disconnect == OnDisconnect::Stop
+    }
+
+    /// What its record is to say.
+    pub(super) fn keeps(&self) -> Kept {
+        Kept { runs: self.wanted() == Wanted::Running && !self.is_over(), own: self.own }
+    }
+
+    /// The task for its record, when that says something else; from then on it does not.
+    pub(super) fn record(&mut self) -> Option<Task> {
+        let keeps = self.keeps();
+        if self.kept.is_none_or(|kept| kept == keeps) {
+            return None;
+        }
+        self.kept = Some(keeps);
+        let gone = self.wanted() == Wanted::Gone;
+        let desired = if gone { TaskState::Remove } else { self.task.desired };
+        let over = self.is_over();
+        let status = if over { self.status.clone() } else { self.task.status.clone() };
+        Some(Task { desired, status, ..self.task.as_ref().clone() })
+    }
+
+    /// Its record is old, and nothing else will bring it up to date soon.
+    pub(super) fn is_to_remember(&self) -> bool {
+        let old = self.kept.is_some_and(|kept| kept != self.keeps());
+        old && self.host == Host::Running && self.stopping.is_none()
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -211,18 +279,22 @@ impl Machine {
             self.retry = None;
         }
         let first = !std::mem::replace(&mut self.assigned, true);
-        let desired = task.desired.max(self.task.desired);
+        let adopted = self.own.take().is_some();
+        // All that there is is exact, also on what this worker let run by itself and does not yet.
+        let exact = (first || whole) && self.host != Host::Running;
+        let known = if exact { task.desired } else { self.task.desired };
+        let desired = task.desired.max(known);
         self.gone = false;
         self.task = if task.desired == desired {
             Arc::clone(task)
         } else {
             Arc::new(Task { desired, ..task.as_ref().clone() })
         };
-        if first || whole {
+        if first || whole || adopted || task.status == self.status {
             self.told = Some(task.status.clone());
             self.told_cleaned = false;
         }
-        if first {
+        if first || whole {
             self.adopt(now, &task.status);
         } else if task.status.state.is_terminal() && !self.is_over() {
             self.status = task.status.clone();
@@ -230,9 +302,26 @@ impl Machine {
         }
     }
 
-    /// The manager's word on a task that was found at start.
+    /// No manager came in time, or none has adopted it yet: it goes on as it was found.
+    pub(super) fn release(&mut self, now: Now) {
+        if !std::mem::replace(&mut self.assigned, true) {
+            let told = self.status.clone();
+            self.adopt(now, &told);
+        }
+    }
+
+    /// A successor of it is there: it has ended, and how is known or is not.
+    pub(super) fn supersede(&mut self, now: Now) {
+        self.rebooted = false;
+        self.end_as_recorded();
+        let err = "its end was not recorded".to_owned();
+        self.set(TaskState::Failed, now.wall, "started", err);
+    }
+
+    /// What the manager knows of a task, when the worker may know less or the manager may.
     fn adopt(&mut self, now: Now, told: &TaskStatus) {
-        if told.state.is_terminal() || told.state > self.status.state {
+        let ended = told.state.is_terminal() && !self.is_over();
+        if ended || told.state > self.status.state {
             self.status = told.clone();
             self.keep_open_ports();
         }
@@ -283,7 +372,8 @@ impl Machine {
     pub(super) fn started(&mut self, now: Now, pid: u32) {
         self.host = Host::Running;
         self.pid = pid;
-        let again = self.status.state == TaskState::Running;
+        self.started_at = Some(now.mono);
+        let again = self.status.state == TaskState::Running || self.went_down;
         let message = if again { MESSAGE_RESTARTED } else { "started" };
         if self.set(TaskState::Running, now.wall, message, String::new()) {
             self.status.pid = pid;
@@ -313,7 +403,7 @@ impl Machine {
         let asked = self.stopping.is_some() || self.wanted() <= Wanted::Stopped;
         let failed = |text: String| (TaskState::Failed, "started", text);
         let (state, message, err) = if asked {
-            (TaskState::Shutdown, "shutdown", String::new())
+            (TaskState::Shutdown, "shutdown", self.stop_err())
         } else if exit.shim_lost {
             failed("shim lost".to_owned())
         } else if exit.code == 0 {
@@ -327,6 +417,12 @@ impl Machine {
         if self.set(state, exit.at, message, err) {
             self.status.exit_code = (!exit.shim_lost).then_some(exit.code);
         }
+    }
+
+    /// Why it was stopped, where nobody asked for that.
+    pub(super) fn stop_err(&self) -> String {
+        let lease = self.cut_off.is_some() && self.task.desired <= TaskState::Complete;
+        if lease { ERR_CUT_OFF.to_owned() } else { String::new() }
     }
 
     /// The next try of what failed.

@@ -2,45 +2,60 @@
 //!
 //! **After a restart of the daemon** running containers are adopted as they are, ended ones are
 //! told, half-made ones are gone on with. Nothing is done to a task before a manager named it in
-//! this run; the manager of a single node does so at once.
+//! this run; where none does within [`START_HOLD`], tasks go on as their records say.
 //!
 //! **After a reboot** no container is left. A task that a manager still wants running is prepared
 //! and started again under its own id, with its slot, address and mounts and without asking a
 //! registry. States only grow, so it stays `Running` meanwhile, out of the rotation; when it runs
 //! it is told with its new process id and the message `restarted after reboot`.
 //!
+//! **Cut off** from the managers everything goes on; after [`AUTONOMY_AFTER`] the worker also makes
+//! successors by itself (`chain`), and before that it stops what must not run twice (`session`).
+//! While a session is open it never restarts a task.
+//!
+//! **Fencing.** Assignments below the highest fence that was accepted are refused, unless this node
+//! is the only manager. The fence is in each record, and kept by itself when a newer leader is
+//! heard; that write is not waited for.
+//!
 //! **Images** are fetched only when they are not there: the digest was resolved when the service
 //! was made.
 //!
 //! **Invariants:** one action of a task at a time; what is told of a task only grows; nothing is
-//! sent while nothing changes.
+//! sent while nothing changes, and no report without a session.
 
+mod act;
+mod chain;
 pub mod io;
 mod machine;
 mod next;
 mod routes;
+mod session;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk_host;
 #[cfg(test)]
 mod walk_tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use self::io::{Action, Config, Input, Outcome, Output, Prepare, RefusedPort};
+use self::chain::Chain;
+use self::io::{Config, Input, Output, RefusedPort};
 use self::machine::{Doing, Host, Machine, Stopping, Wanted};
-use self::next::{Step, next};
 use self::routes::Routes;
+use self::session::Session;
 use crate::base::id::{NetworkId, TaskId};
 use crate::base::time::{Now, Span, Time};
 use crate::logic::manager::io::{Assignments, Fence, Report};
-use crate::logic::template;
 use crate::model::network::Network;
 use crate::model::task::TaskState;
 
-pub use self::machine::{MESSAGE_RESTARTED, RETRY_MAX, RETRY_MIN};
+pub use self::chain::{CHAIN_MAX, MESSAGE_SUCCESSOR};
+pub use self::machine::{ERR_CUT_OFF, MESSAGE_RESTARTED, RETRY_MAX, RETRY_MIN};
 pub use self::next::{KILL_AGAIN, LEAVE_WAIT, PORTS_WAIT, STOP_GRACE};
 pub use self::routes::{OPEN_PORTS, OPEN_PORTS_TRIES_MAX};
+pub use self::session::{AUTONOMY_AFTER, LEASE_GRACE_MAX, START_HOLD};
 
 /// After a start the proxy keeps the table it has until a manager spoke, but not longer.
 pub const TABLE_HOLD: Span = Span::from_secs(1);
@@ -51,7 +66,14 @@ pub struct Worker {
     config: Config,
     tasks: BTreeMap<TaskId, Machine>,
     networks: BTreeMap<NetworkId, Arc<Network>>,
+    session: Session,
+    /// By the task that the managers know.
+    chains: BTreeMap<TaskId, Chain>,
+    /// When a successor is to be made.
+    succeed_at: Option<Time>,
     fence: Fence,
+    /// Epoch and term of the highest fence that was kept.
+    kept_fence: (u64, u64),
     routes: Routes,
     /// The table is not sent before this time or the first assignments.
     hold: Option<Time>,
@@ -64,10 +86,17 @@ impl Worker {
     pub fn new(mut config: Config, now: Now) -> Self {
         let found = std::mem::take(&mut config.found);
         let held = !found.is_empty();
+        let networks = found.iter().flat_map(|found| &found.networks);
+        let networks = networks.map(|network| (network.id, Arc::new(network.clone()))).collect();
+        let mut tasks = found.iter().map(|found| (found.task.id, Machine::found(found))).collect();
         Self {
+            session: Session::new(now.mono, config.alone),
+            chains: chain::found(&mut tasks, now),
+            succeed_at: None,
             fence: config.fence,
-            tasks: found.iter().map(|found| (found.task.id, Machine::found(found))).collect(),
-            networks: BTreeMap::new(),
+            kept_fence: (config.fence.epoch, config.fence.term),
+            tasks,
+            networks,
             routes: Routes::new(held),
             hold: held.then(|| now.mono + TABLE_HOLD),
             report: Report::default(),
@@ -79,7 +108,9 @@ impl Worker {
     pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
         match input {
             Input::Tick => {}
-            Input::Assignments(assignments) => self.assignments(now, assignments),
+            Input::Assignments(assignments) => self.assignments(now, assignments, out),
+            Input::SessionLost => self.session.lose(now.mono),
+            Input::LeaderHeard { at, alone } => return self.session.hear(at, alone),
             Input::Acted { task, outcome } => self.acted(now, task, outcome),
             Input::Exited { task, exit } => {
                 if let Some(machine) = self.tasks.get_mut(&task) {
@@ -91,7 +122,9 @@ impl Worker {
                 self.refused_ports(now, generation, &refused);
             }
         }
+        self.attend(now);
         self.settle(now);
+        self.succeed(now);
         self.route(now, out);
         // A task that turns out to be impossible is cleaned up in a second pass.
         if self.act(now, out) {
@@ -104,7 +137,9 @@ impl Worker {
     /// When to call [`Worker::step`] with [`Input::Tick`] even if nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        self.tasks.values().filter_map(|machine| machine.wake).chain(self.hold).min()
+        let wake = self.tasks.values().filter_map(|machine| machine.wake);
+        let session = self.session.deadline(self.tasks.values());
+        wake.chain(self.hold).chain(self.succeed_at).chain(session).min()
     }
 
     /// The highest fence that was accepted.
@@ -113,16 +148,25 @@ impl Worker {
         self.fence
     }
 
-    fn assignments(&mut self, now: Now, assignments: Assignments) {
-        if assignments.fence < self.fence {
+    fn assignments(&mut self, now: Now, assignments: Assignments, out: &mut Vec<Output>) {
+        // The only manager cannot be behind another; after a full disk its term may be behind what
+        // it said before.
+        if assignments.fence < self.fence && !self.session.is_alone() {
             return;
         }
         self.fence = assignments.fence;
+        let leader = (self.fence.epoch, self.fence.term);
+        // Where no other manager is, there is none to be refused.
+        if leader > self.kept_fence && !self.session.is_alone() {
+            self.kept_fence = leader;
+            out.push(Output::KeepFence { fence: self.fence });
+        }
         let networks = assignments.networks.into_iter().map(|network| (network.id, network));
         self.networks.extend(networks);
         if assignments.complete {
+            self.session.begin();
             self.hold = None;
-            for machine in self.tasks.values_mut() {
+            for machine in self.tasks.values_mut().filter(|machine| machine.own.is_none()) {
                 machine.gone = true;
             }
         }
@@ -135,7 +179,7 @@ impl Worker {
             }
         }
         if assignments.complete {
-            for machine in self.tasks.values_mut() {
+            for machine in self.tasks.values_mut().filter(|machine| machine.own.is_none()) {
                 machine.assigned = true;
             }
         }
@@ -145,40 +189,7 @@ impl Worker {
                 None => self.report.removed.push(id),
             }
         }
-    }
-
-    fn acted(&mut self, now: Now, id: TaskId, outcome: Outcome) {
-        let Some(machine) = self.tasks.get_mut(&id) else { return };
-        let Some(doing) = machine.doing.take() else { return };
-        match outcome {
-            Outcome::Prepared => {
-                machine.retry = None;
-                machine.host = Host::Made;
-                machine.set(TaskState::Ready, now.wall, "prepared", String::new());
-            }
-            Outcome::Started { pid } => {
-                machine.retry = None;
-                machine.started(now, pid);
-                if machine.exit.is_some() {
-                    // It ended before its start was told: both are told, in order.
-                    self.report.statuses.push((id, machine.status.clone()));
-                    machine.host = Host::Ended;
-                    machine.end_as_recorded();
-                }
-            }
-            Outcome::Signalled => machine.retry = None,
-            Outcome::Cleaned => {
-                machine.retry = None;
-                machine.host = Host::Cleaned;
-                machine.exit = None;
-                machine.stopping = None;
-            }
-            Outcome::Removed => {
-                machine.retry = None;
-                machine.host = Host::Empty;
-            }
-            Outcome::Failed { err, temporary } => failed(machine, now, doing, err, temporary),
-        }
+        self.decide(now, assignments.complete);
     }
 
     /// Ports that the proxy could not have.
@@ -216,6 +227,9 @@ impl Worker {
     /// States that follow from what is wanted alone.
     fn settle(&mut self, now: Now) {
         for machine in self.tasks.values_mut().filter(|machine| machine.assigned) {
+            if machine.is_over() && machine.ended_at.is_none() {
+                machine.ended_at = Some(now.mono);
+            }
             let starts = machine.doing == Some(Doing::Start);
             let stops = machine.wanted() <= Wanted::Stopped || machine.is_over();
             if machine.host == Host::Running {
@@ -228,7 +242,8 @@ impl Worker {
                     });
                 }
             } else if stops && !machine.is_over() && !starts {
-                machine.set(TaskState::Shutdown, now.wall, "shutdown", String::new());
+                let err = machine.stop_err();
+                machine.set(TaskState::Shutdown, now.wall, "shutdown", err);
             } else if machine.host == Host::Empty
                 && machine.status.state >= TaskState::Running
                 && !machine.is_over()
@@ -266,70 +281,22 @@ impl Worker {
         }
     }
 
-    /// Issues what is to be done next to each task; true when one could not be issued.
-    fn act(&mut self, now: Now, out: &mut Vec<Output>) -> bool {
-        let (mut gone, mut again) = (Vec::new(), false);
-        let applied = self.routes.applied();
-        for (id, machine) in &mut self.tasks {
-            machine.wake = None;
-            match next(machine, now.mono, applied) {
-                Step::Idle => {}
-                Step::Wait(at) => machine.wake = Some(at),
-                Step::Gone => gone.push(*id),
-                Step::Act(doing) => {
-                    let action = match doing {
-                        Doing::Prepare => {
-                            prepare(machine, now, &self.config, &self.networks, self.fence)
-                        }
-                        Doing::Start => {
-                            if machine.status.state < TaskState::Starting {
-                                machine.set(
-                                    TaskState::Starting,
-                                    now.wall,
-                                    "starting",
-                                    String::new(),
-                                );
-                            }
-                            machine.exit = None;
-                            Some(Action::Start)
-                        }
-                        Doing::Stop => {
-                            if let Some(stopping) = &mut machine.stopping {
-                                stopping.signalled = Some(now.mono);
-                            }
-                            Some(Action::Stop)
-                        }
-                        Doing::Kill => {
-                            if let Some(stopping) = &mut machine.stopping {
-                                let times = stopping.killed.map_or(0, |(_, times)| times);
-                                stopping.killed = Some((now.mono, times.saturating_add(1)));
-                            }
-                            Some(Action::Kill)
-                        }
-                        Doing::Clean => Some(Action::Clean),
-                        Doing::Remove => Some(Action::Remove),
-                    };
-                    match action {
-                        Some(action) => {
-                            machine.doing = Some(doing);
-                            out.push(Output::Act { task: *id, action });
-                        }
-                        None => again = true,
-                    }
-                }
-            }
-        }
-        for id in gone {
-            self.tasks.remove(&id);
-            self.report.removed.push(id);
-        }
-        again
-    }
-
-    /// Tells what changed.
+    /// Tells what changed, when there is somebody to tell it.
     fn tell(&mut self, out: &mut Vec<Output>) {
-        let told = |machine: &Machine| machine.assigned && machine.wanted() != Wanted::Gone;
+        if !self.session.is_open() {
+            // Whoever opens the next session is told of everything.
+            self.report = Report::default();
+            return;
+        }
+        self.tell_chains();
+        let told = |machine: &Machine| {
+            machine.assigned && machine.own.is_none() && machine.wanted() != Wanted::Gone
+        };
+        let bases = self.bases();
         for (id, machine) in self.tasks.iter_mut().filter(|(_, machine)| told(machine)) {
+            if bases.contains(id) {
+                continue;
+            }
             if machine.told.as_ref() != Some(&machine.status) {
                 machine.told = Some(machine.status.clone());
                 self.report.statuses.push((*id, machine.status.clone()));
@@ -342,62 +309,5 @@ impl Worker {
         if self.report != Report::default() {
             out.push(Output::Report(std::mem::take(&mut self.report)));
         }
-    }
-}
-
-/// What is needed to make the container, or the reason why it cannot be made.
-fn prepare(
-    machine: &mut Machine,
-    now: Now,
-    config: &Config,
-    networks: &BTreeMap<NetworkId, Arc<Network>>,
-    fence: Fence,
-) -> Option<Action> {
-    let task = Arc::clone(&machine.task);
-    let context =
-        template::Context { task: &task, node: config.node, description: &config.description };
-    let container = match template::expand_container(&task.spec.container, Some(&context)) {
-        Ok(container) => container,
-        Err(err) => {
-            machine.set(TaskState::Rejected, now.wall, "preparing", err);
-            return None;
-        }
-    };
-    if machine.status.state < TaskState::Preparing {
-        machine.set(TaskState::Preparing, now.wall, "preparing", String::new());
-    }
-    let leased = task.addresses.iter().filter_map(|lease| networks.get(&lease.network));
-    Some(Action::Prepare(Box::new(Prepare {
-        networks: leased.map(|network| network.as_ref().clone()).collect(),
-        task: task.as_ref().clone(),
-        container,
-        fence,
-    })))
-}
-
-/// An action did not work.
-fn failed(machine: &mut Machine, now: Now, doing: Doing, err: String, temporary: bool) {
-    match doing {
-        Doing::Prepare => {
-            machine.host = Host::Parts;
-            if temporary {
-                machine.try_again(now);
-                machine.set_err(TaskState::Preparing, now.wall, "preparing", err);
-            } else {
-                machine.set(TaskState::Rejected, now.wall, "preparing", err);
-            }
-        }
-        Doing::Start => {
-            machine.host = Host::Made;
-            if temporary {
-                machine.try_again(now);
-                machine.set_err(TaskState::Starting, now.wall, "starting", err);
-            } else {
-                machine.set(TaskState::Failed, now.wall, "starting", err);
-            }
-        }
-        // The signal that was not sent is followed by SIGKILL, which is tried again.
-        Doing::Stop | Doing::Kill => {}
-        Doing::Clean | Doing::Remove => machine.try_again(now),
     }
 }

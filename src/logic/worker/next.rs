@@ -36,11 +36,11 @@ pub(super) fn next(machine: &Machine, now: Time, applied: u64) -> Step {
     if !machine.assigned || machine.doing.is_some() {
         return Step::Idle;
     }
-    let step = wanted_step(machine, now, applied);
-    match (step, machine.retry) {
+    let step = match (wanted_step(machine, now, applied), machine.retry) {
         (Step::Act(_), Some(retry)) if now < retry.at => Step::Wait(retry.at),
-        _ => step,
-    }
+        (step, _) => step,
+    };
+    if step == Step::Idle && machine.is_to_remember() { Step::Act(Doing::Remember) } else { step }
 }
 
 fn wanted_step(machine: &Machine, now: Time, applied: u64) -> Step {
@@ -81,16 +81,26 @@ fn start(machine: &Machine, now: Time, applied: u64) -> Step {
 fn stop(machine: &Machine, stopping: Stopping, now: Time, applied: u64) -> Step {
     let left = stopping.generation.is_some_and(|generation| applied >= generation);
     let latest = stopping.since + LEAVE_WAIT;
-    let grace = machine.task.spec.container.stop_grace.unwrap_or(STOP_GRACE);
+    let end = |at: Time| {
+        let by = at + grace(machine);
+        machine.cut_off.map_or(by, |dead_by| by.min(dead_by))
+    };
+    // A lease that runs out leaves no time to wait for the proxy.
+    let left = left || machine.cut_off.is_some();
     match (stopping.signalled, stopping.killed) {
         (None, _) if left || now >= latest => Step::Act(Doing::Stop),
         (None, _) => Step::Wait(latest),
-        (Some(at), None) if now >= at + grace => Step::Act(Doing::Kill),
-        (Some(at), None) => Step::Wait(at + grace),
+        (Some(at), None) if now >= end(at) => Step::Act(Doing::Kill),
+        (Some(at), None) => Step::Wait(end(at)),
         (Some(_), Some((at, times))) => {
             let doublings = times.saturating_sub(1).min(KILL_DOUBLINGS_MAX);
             let again = at + Span(KILL_AGAIN.0.saturating_mul(1 << doublings));
             if now >= again { Step::Act(Doing::Kill) } else { Step::Wait(again) }
         }
     }
+}
+
+/// Time between a task's stop signal and SIGKILL.
+pub(super) fn grace(machine: &Machine) -> Span {
+    machine.task.spec.container.stop_grace.unwrap_or(STOP_GRACE)
 }

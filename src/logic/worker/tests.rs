@@ -2,18 +2,23 @@
 //! gives.
 //!
 //! A line that begins with `> ` is a command, the lines after it are what it printed;
-//! `UPDATE_EXPECT=1` writes them anew. Tasks have one letter. The lab keeps each task as a manager
-//! has it: what is reported of it goes into the next assignment. Commands:
+//! `UPDATE_EXPECT=1` writes them anew. Tasks have one letter and a slot each; `a+2` is the second
+//! successor of `a` that the worker makes itself. The lab keeps each task as a manager has it: what
+//! is reported of it goes into the next assignment. A session is open at first, and the leader was
+//! heard at 0. Commands:
 //!
 //! ```text
-//! assign T desired=ready port=80 hostport=8080 open=1 grace=3 env=K=V state=orphaned
+//! assign T desired=ready port=80 hostport=8080 open=1 grace=3 env=K=V state=orphaned slot=2
+//!          leased=1 restart=none|on-failure|any delay=5 attempts=3 window=60
 //! all [T…]                     everything that is to be on the node, all tasks without names
-//! removed T                    | fence N (of the assignments that follow)
-//! did T prepared|started|signalled|cleaned|removed
-//! failed T text                | temporary T text
+//! removed T                    | fence [TERM.]INDEX (of the assignments that follow)
+//! adopt T                      the last report's chain becomes history, its newest is assigned
+//! lost                         | heard [alone]
+//! did T prepared|started|signalled|cleaned|removed|remembered
+//! failed T text                | temporary T text | nostart T text (while it is prepared)
 //! exited T CODE [oom|lost]     | applied N [PORT text]
 //! advance SECONDS              | deadline
-//! restart T=none|created|running|exited:CODE [rebooted]
+//! restart T=none|created|running|exited:CODE [rebooted]   with what was recorded
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,17 +30,17 @@ use expect_test::expect_file;
 
 use super::Worker;
 use super::io::{
-    Action, Config, Exit, Found, FoundContainer, Input, Outcome, Output, PortRoute, RefusedPort,
+    Action, Config, Exit, Found, FoundContainer, Input, Outcome, Output, PortRoute, Prepare,
+    Record, RefusedPort,
 };
 use crate::base::id::{NetworkId, NodeId, TaskId};
 use crate::base::time::{Now, Span, Time, Wall};
 use crate::logic::fixture;
-use crate::logic::manager::io::{Assignments, Fence, Report};
-use crate::logic::orchestrator::status;
+use crate::logic::manager::io::{Adopted, Assignments, Fence, Report};
 use crate::model::network::Network;
 use crate::model::node::NodeDescription;
-use crate::model::service::{Port, Protocol, PublishMode};
-use crate::model::task::{Address, Task, TaskState};
+use crate::model::service::{OnDisconnect, Port, Protocol, PublishMode, RestartCondition};
+use crate::model::task::{Address, Task, TaskState, TaskStatus};
 
 const NETWORK: NetworkId = NetworkId::new(1);
 
@@ -44,7 +49,10 @@ struct Lab {
     now: Time,
     /// As a manager has them.
     tasks: BTreeMap<TaskId, Task>,
-    fence: u64,
+    fence: Fence,
+    records: BTreeMap<TaskId, Record>,
+    /// As they were told last, by base.
+    chains: BTreeMap<TaskId, Adopted>,
     under_way: BTreeSet<TaskId>,
     generation: u64,
     /// As it was sent last.
@@ -54,7 +62,7 @@ struct Lab {
 
 pub(super) fn config(found: Vec<Found>, fence: Fence) -> Config {
     let description = NodeDescription { hostname: "pi".to_owned(), ..Default::default() };
-    Config { node: NodeId::new(7), description, seed: [0; 32], found, fence }
+    Config { node: NodeId::new(7), description, seed: [0; 32], found, fence, alone: false }
 }
 
 pub(super) fn fence(index: u64) -> Fence {
@@ -70,18 +78,26 @@ pub(super) fn network() -> Network {
 pub(super) fn task(n: u8) -> Task {
     let mut task = fixture::task(u128::from(n), 1);
     task.node = Some(NodeId::new(7));
+    task.slot = u64::from(n);
     task.addresses = vec![Address { network: NETWORK, address: Ipv4Addr::new(10, 0, 0, n) }];
     task.status.state = TaskState::Assigned;
     task
 }
 
 fn id(name: &str) -> TaskId {
-    let letter = name.bytes().next().expect("a name");
-    TaskId::new(u128::from(letter - b'a' + 1))
+    let mut parts = name.split('+');
+    let letter = parts.next().and_then(|letter| letter.bytes().next()).expect("a name");
+    let base = TaskId::new(u128::from(letter - b'a' + 1));
+    parts.fold(base, |task, n| task.successor(n.parse().unwrap()))
 }
 
-fn name(id: TaskId) -> char {
-    char::from(b'a' + u8::try_from(id.0.0).unwrap() - 1)
+fn name(id: TaskId) -> String {
+    let letters: Vec<String> = (b'a'..=b'z').map(|it| char::from(it).to_string()).collect();
+    let next = |name: &String| (1..20).map(|n| format!("{name}+{n}")).collect::<Vec<_>>();
+    let own: Vec<String> = letters.iter().flat_map(next).collect();
+    let after: Vec<String> = own.iter().flat_map(next).collect();
+    let mut all = letters.into_iter().chain(own).chain(after);
+    all.find(|name| self::id(name) == id).expect("a name")
 }
 
 fn state(text: &str) -> TaskState {
@@ -100,11 +116,20 @@ fn state(text: &str) -> TaskState {
 
 impl Lab {
     fn new() -> Self {
-        let now = Time(0);
-        let worker = Worker::new(config(Vec::new(), Fence::default()), Now::default());
-        let (tasks, under_way) = (BTreeMap::new(), BTreeSet::new());
-        let (fence, generation, table, text) = (0, 0, Vec::new(), String::new());
-        Self { worker, now, tasks, fence, under_way, generation, table, text }
+        let mut lab = Self {
+            worker: Worker::new(config(Vec::new(), Fence::default()), Now::default()),
+            now: Time(0),
+            tasks: BTreeMap::new(),
+            fence: fence(0),
+            records: BTreeMap::new(),
+            chains: BTreeMap::new(),
+            under_way: BTreeSet::new(),
+            generation: 0,
+            table: Vec::new(),
+            text: String::new(),
+        };
+        lab.assign(true, &[], Vec::new());
+        lab
     }
 
     fn now(&self) -> Now {
@@ -117,9 +142,24 @@ impl Lab {
         self.worker.step(now, input, &mut out);
         for output in out {
             match output {
-                Output::Act { task, action } => {
+                Output::Act { task, action, record } => {
                     assert!(self.under_way.insert(task), "two actions of task {}", name(task));
-                    writeln!(self.text, "{}: {}", name(task), shown(&action)).unwrap();
+                    write!(self.text, "{}: {}", name(task), shown(&action)).unwrap();
+                    if let Some(record) = record {
+                        let task = &record.task;
+                        let (wanted, is) = (task.desired.as_str(), task.status.state.as_str());
+                        write!(self.text, " (record: wanted {wanted}, {is}").unwrap();
+                        self.text.push_str(if record.own.is_some() { ", own)" } else { ")" });
+                        self.records.insert(task.id, *record);
+                    }
+                    if let Action::Prepare(prepare) = action {
+                        let Prepare { task, networks, own, fence, .. } = *prepare;
+                        self.records.insert(task.id, Record { task, networks, own, fence });
+                    }
+                    self.text.push('\n');
+                }
+                Output::KeepFence { fence } => {
+                    writeln!(self.text, "keep fence {}.{}", fence.epoch, fence.term).unwrap();
                 }
                 Output::Routes { generation, ports } => {
                     assert!(generation > self.generation, "generations grow");
@@ -153,6 +193,18 @@ impl Lab {
                 task.status = status;
             }
         }
+        for chain in report.adopted {
+            let told = |status: &TaskStatus| format!("{}: {}", status.state.as_str(), status.err);
+            write!(self.text, "chain of {}", name(chain.base)).unwrap();
+            write!(self.text, " ({})", chain.status.as_ref().map(told).unwrap_or_default())
+                .unwrap();
+            for (id, status) in &chain.ended {
+                write!(self.text, ", {} ({})", name(*id), told(status)).unwrap();
+            }
+            let (task, status) = (name(chain.task.id), &chain.task.status);
+            writeln!(self.text, ", {task} is {}, {}", told(status), status.message).unwrap();
+            self.chains.insert(chain.base, chain);
+        }
         for id in report.cleaned {
             writeln!(self.text, "{}: address is free", name(id)).unwrap();
             self.tasks.get_mut(&id).expect("a task that is known").addresses.clear();
@@ -166,9 +218,27 @@ impl Lab {
     fn assign(&mut self, complete: bool, tasks: &[TaskId], removed: Vec<TaskId>) {
         let tasks = tasks.iter().map(|id| Arc::new(self.tasks[id].clone())).collect();
         let networks = vec![Arc::new(network())];
-        let fence = fence(self.fence);
+        let fence = self.fence;
         let assignments = Assignments { fence, complete, tasks, removed, networks };
         self.step(Input::Assignments(assignments));
+    }
+
+    /// As a manager does in one entry: history for what ended, the newest is the slot's task.
+    fn adopt(&mut self, base: TaskId) {
+        let chain = self.chains[&base].clone();
+        let mut ids = vec![base, chain.task.id];
+        let known = self.tasks.get_mut(&base).expect("a task that is known");
+        known.status = chain.status.expect("how it ended");
+        known.desired = TaskState::Shutdown;
+        known.addresses.clear();
+        for (id, status) in chain.ended {
+            let (desired, addresses) = (TaskState::Shutdown, Vec::new());
+            let task = Task { id, status, desired, addresses, ..chain.task.clone() };
+            self.tasks.insert(id, task);
+            ids.push(id);
+        }
+        self.tasks.insert(chain.task.id, chain.task);
+        self.assign(false, &ids, Vec::new());
     }
 
     fn acted(&mut self, task: TaskId, outcome: Outcome) {
@@ -197,17 +267,14 @@ impl Lab {
         let rebooted = words.contains("rebooted");
         let mut found = Vec::new();
         for (who, how) in words.split_whitespace().filter_map(|word| word.split_once('=')) {
-            let task = &self.tasks[&id(who)];
-            // The folder holds the task as it was when its container was made.
-            let status = status(TaskState::Assigned, Wall(0), "");
-            let task = Task { status, ..task.clone() };
+            let Record { task, networks, own, .. } = self.records[&id(who)].clone();
             let container = match how.split_once(':').unwrap_or((how, "0")) {
                 ("created", _) => FoundContainer::Created,
                 ("running", _) => FoundContainer::Running { pid: 100 },
                 ("exited", code) => FoundContainer::Exited(self.exit(code, "")),
                 _ => FoundContainer::None,
             };
-            found.push(Found { task, container, rebooted });
+            found.push(Found { task, networks, own, container, rebooted });
         }
         self.worker = Worker::new(config(found, self.worker.fence()), self.now());
         self.under_way.clear();
@@ -225,8 +292,8 @@ impl Lab {
         match word {
             "assign" => {
                 let id = id(target);
-                let number = u8::try_from(id.0.0).unwrap();
-                set(self.tasks.entry(id).or_insert_with(|| task(number)), text);
+                let new = || task(u8::try_from(id.0.0).unwrap());
+                set(self.tasks.entry(id).or_insert_with(new), text);
                 self.assign(false, &[id], Vec::new());
             }
             "all" => {
@@ -236,7 +303,18 @@ impl Lab {
                 self.assign(true, &tasks, Vec::new());
             }
             "removed" => self.assign(false, &[], vec![id(target)]),
-            "fence" => self.fence = target.parse().unwrap(),
+            "fence" => {
+                let (term, index) = target.split_once('.').unwrap_or(("1", target));
+                self.fence.term = term.parse().unwrap();
+                self.fence.index = index.parse().unwrap();
+            }
+            "adopt" => self.adopt(id(target)),
+            "lost" => self.step(Input::SessionLost),
+            "heard" => {
+                let before = self.text.len();
+                self.step(Input::LeaderHeard { at: self.now, alone: rest == "alone" });
+                assert_eq!(self.text.len(), before, "a ping costs nothing");
+            }
             "did" => self.acted(
                 id(target),
                 match text {
@@ -245,12 +323,14 @@ impl Lab {
                     "signalled" => Outcome::Signalled,
                     "cleaned" => Outcome::Cleaned,
                     "removed" => Outcome::Removed,
+                    "remembered" => Outcome::Remembered,
                     _ => panic!("unknown outcome {text:?}"),
                 },
             ),
-            "failed" | "temporary" => {
+            "failed" | "temporary" | "nostart" => {
                 let (err, temporary) = (text.to_owned(), word == "temporary");
-                self.acted(id(target), Outcome::Failed { err, temporary });
+                let starting = word == "nostart";
+                self.acted(id(target), Outcome::Failed { err, temporary, starting });
             }
             "exited" => {
                 let (code, how) = text.split_once(' ').unwrap_or((text, ""));
@@ -291,6 +371,7 @@ fn shown(action: &Action) -> String {
         Action::Kill => "kill".to_owned(),
         Action::Clean => "clean".to_owned(),
         Action::Remove => "remove".to_owned(),
+        Action::Remember => "remember".to_owned(),
     }
 }
 
@@ -317,6 +398,18 @@ fn set(task: &mut Task, text: &str) {
                 task.spec.container.stop_grace = Some(Span::from_secs(value.parse().unwrap()));
             }
             "env" => task.spec.container.env.push(value.to_owned()),
+            "slot" => task.slot = value.parse().unwrap(),
+            "leased" => task.spec.on_disconnect = OnDisconnect::Stop,
+            "restart" => {
+                task.spec.restart.condition = match value {
+                    "none" => RestartCondition::None,
+                    "on-failure" => RestartCondition::OnFailure,
+                    _ => RestartCondition::Any,
+                };
+            }
+            "delay" => task.spec.restart.delay = Span::from_secs(value.parse().unwrap()),
+            "attempts" => task.spec.restart.max_attempts = value.parse().unwrap(),
+            "window" => task.spec.restart.window = Span::from_secs(value.parse().unwrap()),
             _ => panic!("unknown key {key}"),
         }
     }
@@ -348,7 +441,9 @@ macro_rules! scripts {
     )* };
 }
 
-scripts! { adopt, exits, life, ports, retries, stop }
+scripts! {
+    adopt, chain, cutoff, exits, fencing, lease, life, offline, policy, ports, retries, stop
+}
 
 #[test]
 fn an_open_port_is_tried_a_few_times_with_another_number_each() {

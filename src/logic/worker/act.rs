@@ -1,0 +1,216 @@
+//! What is done to tasks: the next action of each, and what an action that ended means.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Worker;
+use super::io::{Action, Config, Outcome, Output, Prepare, Record};
+use super::machine::{Doing, Host, Machine};
+use super::next::{Step, next};
+use crate::base::id::{NetworkId, TaskId};
+use crate::base::time::Now;
+use crate::logic::manager::io::Fence;
+use crate::logic::template;
+use crate::model::network::Network;
+use crate::model::task::{Task, TaskState};
+
+impl Worker {
+    /// Issues what is to be done next to each task; true when one could not be issued.
+    pub(super) fn act(&mut self, now: Now, out: &mut Vec<Output>) -> bool {
+        let (mut gone, mut again) = (Vec::new(), false);
+        let applied = self.routes.applied();
+        for (id, machine) in &mut self.tasks {
+            machine.wake = None;
+            match next(machine, now.mono, applied) {
+                Step::Idle => {}
+                Step::Wait(at) => machine.wake = Some(at),
+                Step::Gone => gone.push(*id),
+                Step::Act(doing) => {
+                    let action = match doing {
+                        Doing::Prepare => {
+                            prepare(machine, now, &self.config, &self.networks, self.fence)
+                        }
+                        Doing::Start | Doing::Stop | Doing::Kill => {
+                            Some(begin(machine, now, doing))
+                        }
+                        Doing::Clean => Some(Action::Clean),
+                        Doing::Remove => Some(Action::Remove),
+                        Doing::Remember => Some(Action::Remember),
+                    };
+                    match action {
+                        Some(action) => {
+                            machine.doing = Some(doing);
+                            let record = record(machine, doing, &self.networks, self.fence);
+                            out.push(Output::Act { task: *id, action, record });
+                        }
+                        None => again = true,
+                    }
+                }
+            }
+        }
+        for id in gone {
+            let own = self.tasks.remove(&id).is_some_and(|machine| machine.own.is_some());
+            if !own {
+                self.report.removed.push(id);
+            }
+        }
+        again
+    }
+
+    /// An action ended.
+    pub(super) fn acted(&mut self, now: Now, id: TaskId, outcome: Outcome) {
+        let Some(machine) = self.tasks.get_mut(&id) else { return };
+        let Some(doing) = machine.doing.take() else { return };
+        match outcome {
+            Outcome::Prepared => {
+                machine.retry = None;
+                machine.host = Host::Made;
+                machine.set(TaskState::Ready, now.wall, "prepared", String::new());
+            }
+            Outcome::Started { pid } => {
+                machine.retry = None;
+                machine.started(now, pid);
+                if machine.exit.is_some() {
+                    // It ended before its start was told: both are told, in order.
+                    if machine.own.is_none() {
+                        self.report.statuses.push((id, machine.status.clone()));
+                    }
+                    machine.host = Host::Ended;
+                    machine.end_as_recorded();
+                }
+            }
+            Outcome::Signalled => machine.retry = None,
+            Outcome::Cleaned => {
+                machine.retry = None;
+                machine.host = Host::Cleaned;
+                machine.exit = None;
+                machine.stopping = None;
+            }
+            Outcome::Removed => {
+                machine.retry = None;
+                machine.host = Host::Empty;
+                machine.kept = None;
+            }
+            Outcome::Remembered => {}
+            Outcome::Failed { err, temporary, starting } => {
+                failed(machine, now, doing, err, temporary, starting);
+            }
+        }
+    }
+}
+
+/// Start, stop signal or SIGKILL.
+fn begin(machine: &mut Machine, now: Now, doing: Doing) -> Action {
+    match (doing, &mut machine.stopping) {
+        (Doing::Kill, stopping) => {
+            if let Some(stopping) = stopping {
+                let times = stopping.killed.map_or(0, |(_, times)| times);
+                stopping.killed = Some((now.mono, times.saturating_add(1)));
+            }
+            Action::Kill
+        }
+        (Doing::Stop, stopping) => {
+            if let Some(stopping) = stopping {
+                stopping.signalled = Some(now.mono);
+            }
+            Action::Stop
+        }
+        (Doing::Start | Doing::Prepare | Doing::Clean | Doing::Remove | Doing::Remember, _) => {
+            if machine.status.state < TaskState::Starting {
+                machine.set(TaskState::Starting, now.wall, "starting", String::new());
+            }
+            machine.exit = None;
+            Action::Start
+        }
+    }
+}
+
+/// The record that goes along with an action, where it says something new. A lease that runs out
+/// leaves no time for a slow card.
+fn record(
+    machine: &mut Machine,
+    doing: Doing,
+    networks: &BTreeMap<NetworkId, Arc<Network>>,
+    fence: Fence,
+) -> Option<Box<Record>> {
+    let along = match doing {
+        Doing::Start | Doing::Clean | Doing::Remember => true,
+        Doing::Stop => machine.cut_off.is_none(),
+        Doing::Prepare | Doing::Kill | Doing::Remove => false,
+    };
+    let task = along.then(|| machine.record()).flatten()?;
+    let networks = networks_of(&task, networks);
+    Some(Box::new(Record { networks, own: machine.own, fence, task }))
+}
+
+fn networks_of(task: &Task, networks: &BTreeMap<NetworkId, Arc<Network>>) -> Vec<Network> {
+    let leased = task.addresses.iter().filter_map(|lease| networks.get(&lease.network));
+    leased.map(|network| network.as_ref().clone()).collect()
+}
+
+/// What is needed to make the container, or the reason why it cannot be made.
+fn prepare(
+    machine: &mut Machine,
+    now: Now,
+    config: &Config,
+    networks: &BTreeMap<NetworkId, Arc<Network>>,
+    fence: Fence,
+) -> Option<Action> {
+    let task = Arc::clone(&machine.task);
+    let context =
+        template::Context { task: &task, node: config.node, description: &config.description };
+    let container = match template::expand_container(&task.spec.container, Some(&context)) {
+        Ok(container) => container,
+        Err(err) => {
+            machine.set(TaskState::Rejected, now.wall, "preparing", err);
+            return None;
+        }
+    };
+    if machine.status.state < TaskState::Preparing {
+        machine.set(TaskState::Preparing, now.wall, "preparing", String::new());
+    }
+    machine.kept = Some(machine.keeps());
+    Some(Action::Prepare(Box::new(Prepare {
+        networks: networks_of(&task, networks),
+        task: task.as_ref().clone(),
+        container,
+        fence,
+        own: machine.own,
+    })))
+}
+
+/// An action did not work.
+fn failed(
+    machine: &mut Machine,
+    now: Now,
+    doing: Doing,
+    err: String,
+    temporary: bool,
+    starting: bool,
+) {
+    match doing {
+        Doing::Prepare => {
+            machine.host = Host::Parts;
+            if temporary {
+                machine.try_again(now);
+                machine.set_err(TaskState::Preparing, now.wall, "preparing", err);
+            } else if starting {
+                machine.set(TaskState::Failed, now.wall, "starting", err);
+            } else {
+                machine.set(TaskState::Rejected, now.wall, "preparing", err);
+            }
+        }
+        Doing::Start => {
+            machine.host = Host::Made;
+            if temporary {
+                machine.try_again(now);
+                machine.set_err(TaskState::Starting, now.wall, "starting", err);
+            } else {
+                machine.set(TaskState::Failed, now.wall, "starting", err);
+            }
+        }
+        // The signal that was not sent is followed by SIGKILL, which is tried again.
+        Doing::Stop | Doing::Kill | Doing::Remember => {}
+        Doing::Clean | Doing::Remove => machine.try_again(now),
+    }
+}

@@ -1,0 +1,125 @@
+//! Whether a leader is heard, and what follows when none is: tasks go on as they were found, leases
+//! run out.
+//!
+//! **Leases.** A task with on-disconnect=stop must be dead before the managers start another. They
+//! do that [`LEASE`] + [`LEASE_MARGIN`](crate::model::task::LEASE_MARGIN) after they last heard of
+//! the node. Here the lease counts from when something was *sent* to the leader that it has
+//! answered, which is never later than what the leader counts from. With `heard` that time and
+//! `grace` the task's, but at most [`LEASE_GRACE_MAX`]:
+//!
+//! ```text
+//! heard + LEASE − grace   stop signal, without waiting for the proxy
+//! heard + LEASE           SIGKILL
+//! heard + LEASE + MARGIN  the managers may start another
+//! ```
+//!
+//! The margin is for the kill itself and for clocks that do not run equally fast. A daemon that
+//! starts has heard nobody: it counts from its start. While no daemon runs nobody counts.
+
+use super::Worker;
+use super::machine::{Doing, Host, Machine};
+use super::next::grace;
+use crate::base::time::{Now, Span, Time};
+use crate::model::task::LEASE;
+
+/// After a start without a manager, tasks go on as they were found after this long.
+pub const START_HOLD: Span = Span::from_secs(2);
+
+/// After this long without a session the worker restarts tasks by itself.
+pub const AUTONOMY_AFTER: Span = Span::from_secs(5);
+
+/// The longest time that a task has between stop signal and SIGKILL when its lease runs out.
+pub const LEASE_GRACE_MAX: Span = Span::from_secs(2);
+
+/// The session with the leader.
+#[derive(Debug)]
+pub(super) struct Session {
+    open: bool,
+    /// When it was lost, or the start.
+    lost: Time,
+    /// What was found at start is left alone until then.
+    hold: Option<Time>,
+    /// What was sent then the leader has answered.
+    heard: Time,
+    alone: bool,
+}
+
+impl Session {
+    /// None so far.
+    pub(super) fn new(now: Time, alone: bool) -> Self {
+        Self { open: false, lost: now, hold: Some(now + START_HOLD), heard: now, alone }
+    }
+
+    pub(super) const fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// No other manager could give anybody this node's tasks.
+    pub(super) const fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// One begins.
+    pub(super) const fn begin(&mut self) {
+        self.open = true;
+        self.hold = None;
+    }
+
+    /// It ended.
+    pub(super) const fn lose(&mut self, now: Time) {
+        if self.open {
+            self.open = false;
+            self.lost = now;
+        }
+    }
+
+    /// The leader was heard.
+    pub(super) fn hear(&mut self, at: Time, alone: bool) {
+        self.heard = self.heard.max(at);
+        self.alone = alone;
+    }
+
+    /// From when on the worker restarts tasks by itself.
+    pub(super) fn autonomous_from(&self) -> Option<Time> {
+        (!self.open).then(|| self.lost + AUTONOMY_AFTER)
+    }
+
+    /// When a task's lease leaves just the time to stop it.
+    fn lease_end(&self, machine: &Machine) -> Option<Time> {
+        let starts = machine.doing == Some(Doing::Start);
+        let runs = machine.host == Host::Running || starts;
+        let live = runs || (machine.assigned && !machine.is_over());
+        let counts = !self.alone && machine.is_leased() && machine.cut_off.is_none() && live;
+        counts.then(|| self.heard + LEASE - grace(machine).min(LEASE_GRACE_MAX))
+    }
+
+    /// When the worker has to look again even if nothing happens.
+    pub(super) fn deadline<'a>(&self, tasks: impl Iterator<Item = &'a Machine>) -> Option<Time> {
+        let (mut held, mut next) = (false, None);
+        for machine in tasks {
+            held |= !machine.assigned;
+            next = self.lease_end(machine).into_iter().chain(next).min();
+        }
+        self.hold.filter(|_| held).into_iter().chain(next).min()
+    }
+}
+
+impl Worker {
+    /// What follows from the session alone.
+    pub(super) fn attend(&mut self, now: Now) {
+        let released = self.session.hold.is_some_and(|hold| now.mono >= hold);
+        for machine in self.tasks.values_mut() {
+            // One that went down is held until somebody says that it runs nowhere else.
+            if released && (!machine.is_leased() || machine.host == Host::Running) {
+                machine.release(now);
+            }
+            if self.session.lease_end(machine).is_some_and(|end| now.mono >= end) {
+                machine.release(now);
+                machine.cut_off = Some(self.session.heard + LEASE);
+            }
+        }
+        if released {
+            self.session.hold = None;
+        }
+    }
+}
