@@ -8,7 +8,6 @@ use crate::base::id::{NodeId, ServiceId, TaskId};
 use crate::base::time::{Now, Time};
 use crate::logic::orchestrator::{self, Chain, Draft, ORPHAN_AFTER};
 use crate::logic::scheduler::rebalance::{Moved, REBALANCE_EVERY, rebalance};
-use crate::model::task::{TaskState, TaskStatus};
 
 impl Lead {
     /// When one of it is due.
@@ -81,12 +80,6 @@ impl Manager {
             self.lead.dispatch.refuse(node, last);
             return;
         };
-        let status = status.unwrap_or_else(|| TaskStatus {
-            state: TaskState::Failed,
-            timestamp: now.wall,
-            message: "nothing of it is left on its node".to_owned(),
-            ..task.status.clone()
-        });
         let chain = Chain { base, status, ended, last: (last, task.status.clone()) };
         let lead = &self.lead;
         let mut draft = Draft::new(&lead.planned, &lead.nodes, &mut self.rng, now);
