@@ -172,7 +172,8 @@ impl Manager {
         check_change(&service.spec, &spec)?;
         self.check_spec(&spec, id)?;
         let ports = self.lease_ports(&spec, id, &service.ports)?;
-        if changes_tasks(&service.spec, &spec) || ports != service.ports {
+        let another_run = spec.mode.is_job();
+        if another_run || changes_tasks(&service.spec, &spec) || ports != service.ports {
             service.spec_version = self.raft.last_index() + 1;
         }
         service.previous_spec = Some(Box::new(std::mem::replace(&mut service.spec, spec)));

@@ -123,6 +123,8 @@ struct Lead {
     wakes: BTreeMap<ServiceId, Time>,
     /// Since when each node is down.
     down: BTreeMap<NodeId, Time>,
+    /// Nodes that were down, have a session again and have not told yet what runs there.
+    returning: BTreeSet<NodeId>,
     /// The last task that was moved for the sake of the spread.
     moved: Option<Moved>,
     /// When to look whether another is to be moved.

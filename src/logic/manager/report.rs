@@ -139,6 +139,7 @@ impl Manager {
         for (id, status) in report.statuses {
             self.observe(now, node, id, status);
         }
+        self.returned(now, node);
         let batch = self.config.report_batch;
         let cleaned = if self.lead.waiting.is_empty() { CLEANED_WAIT } else { batch };
         for id in report.cleaned {
