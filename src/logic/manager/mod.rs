@@ -129,8 +129,8 @@ struct Lead {
     moved: Option<Moved>,
     /// When to look whether another is to be moved.
     rebalance_at: Option<Time>,
-    /// When roles and members are to be compared.
-    roles_at: Option<Time>,
+    /// Roles and members are to be compared.
+    roles_changed: bool,
     /// Learners that have caught up.
     caught_up: BTreeSet<NodeId>,
 }
@@ -217,11 +217,11 @@ impl Manager {
             let lead = &self.lead;
             let wake = lead.wakes.values().min().copied();
             // What is left to look at while the log is full goes on when the disk answers.
-            let start =
-                (!lead.dirty.is_empty() && !lead.flight.is_full() && self.raft.takes_proposals())
-                    .then_some(Time(0));
+            let can = !lead.flight.is_full() && self.raft.takes_proposals();
+            let start = (!lead.dirty.is_empty()).then_some(Time(0));
             let own =
                 [wake, start, lead.reports.due(), lead.tend_due()].into_iter().flatten().min();
+            let own = own.filter(|_| can);
             due = own.map(|due| self.blocked.map_or(due, |(until, _)| due.max(until)));
         }
         [due, self.raft.deadline()].into_iter().flatten().min()
