@@ -122,7 +122,8 @@ impl Raft {
             return;
         }
         // Of two that ask at the same time one gives way.
-        let mine = (self.log.last_term(), self.log.last(), self.config.id);
+        let durable = self.writes.durable();
+        let mine = (self.log.term(durable).unwrap_or(0), durable, self.config.id);
         let asks_too = matches!(self.role, Role::PreCandidate { .. });
         let gives_way = !asks_too || (last.0, last.1, from) > mine;
         let granted = term > self.term && self.is_up_to_date(last) && gives_way;

@@ -233,7 +233,9 @@ impl Raft {
             return;
         }
         let entries = self.log.entries(self.writes.queued(), self.log.last());
-        let hard = HardState { term: self.term, vote: self.vote, commit: self.commit };
+        // A torn write must not leave a commit index behind the log's end.
+        let commit = self.commit.min(self.writes.queued());
+        let hard = HardState { term: self.term, vote: self.vote, commit };
         let old = self.writes.queued_hard();
         let news = (hard.term, hard.vote) != (old.term, old.vote);
         // A sole voter's log is all committed when it starts again.

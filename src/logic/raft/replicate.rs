@@ -167,7 +167,11 @@ impl Raft {
                 let previous_index = progress.next - 1;
                 let previous_term = self.log.term(previous_index);
                 let Some(progress) = self.progress(peer) else { return };
-                if previous_index >= base && progress.take_overdue(now, overdue) {
+                if previous_index < base {
+                    if progress.take_overdue(now, overdue) {
+                        progress.want_snapshot();
+                    }
+                } else if progress.take_overdue(now, overdue) {
                     let previous_term = previous_term.unwrap_or(0);
                     let entries = Vec::new();
                     let body = Body::Append { previous_index, previous_term, entries, commit };
