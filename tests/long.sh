@@ -15,7 +15,7 @@ need_rust
 mkdir -p target/long
 
 # Many seeds of the simulation; SEEDS says how many.
-stage_sim() { SEEDS=${SEEDS:-20000} cargo test --release --quiet --test sim -- --nocapture; }
+stage_sim() { SEEDS=${SEEDS:-20000} cargo test --profile sim --quiet --test sim; }
 
 # The kill loops of the integration tests, ROUNDS times with other seeds.
 stage_kills() {

@@ -41,7 +41,7 @@ stage lints cargo clippy --quiet --all-targets -- -D warnings
 stage build cargo build --quiet --all-targets
 stage units cargo test --quiet --lib --bins
 stage layout cargo test --quiet --test tidy
-stage simulation cargo test --quiet --test sim
+stage simulation cargo test --quiet --profile sim --test sim
 stage integration cargo test --quiet --test it
 stage leftovers check_leftovers
 

@@ -1,101 +1,81 @@
-//! The whole node in deterministic simulation: the manager and the worker that run in production,
-//! a disk that tears and fills up, containers that exit and hang, and crashes at any output.
+//! The whole swarm in deterministic simulation: the machines that run in production, with the time,
+//! the network, the disks, the clocks and the containers made up.
 //!
-//! `SEED=n cargo test --test sim` repeats one run; `SEEDS=n` changes how many are run. A failure
-//! prints the command that repeats it.
+//! `SEED=n cargo test --profile sim --test sim NAME` repeats one seed, `SEED_START=a SEEDS=n` runs
+//! n seeds from a, `FAULTS=1,4` leaves only these faults of a seed's plan. The last line says how
+//! many ran, how long they were and what failed. Not here: real disks and real containers
+//! (`tests/it`).
 
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::exit,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "a test: what fails fails the test, and seeds come from the environment"
 )]
 
-mod check;
-mod client;
+mod clock;
 mod disk;
-mod host;
-mod world;
+mod faults;
+mod net;
+mod queue;
+mod raft_alone;
+mod runner;
+mod swarm;
+mod trace;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+/// Seeds of a normal run of the consensus machine alone.
+const RAFT_SEEDS: u64 = 150;
 
-use world::{Crash, World};
+/// Seeds of a normal run of the whole swarm.
+const SWARM_SEEDS: u64 = 150;
 
-/// Seeds of a normal run.
-const SEEDS: u64 = 250;
+type Test = (&'static str, fn() -> Result<(), String>);
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
-}
+const TESTS: &[Test] = &[
+    ("clock", || {
+        clock::the_deadline_of_a_drifting_clock_is_reached_and_not_before();
+        Ok(())
+    }),
+    ("net", || {
+        net::a_partition_cuts_what_its_name_says();
+        Ok(())
+    }),
+    ("evidence", || {
+        swarm::session::the_evidence_rule();
+        Ok(())
+    }),
+    ("swarm_same", || runner::same_seed_same_run("swarm_same", swarm::run)),
+    ("swarm", || runner::each_seed("swarm", SWARM_SEEDS, swarm::run)),
+    ("raft_same", || runner::same_seed_same_run("raft_same", raft_alone::run)),
+    ("raft_alone", || runner::each_seed("raft_alone", RAFT_SEEDS, raft_alone::run)),
+];
 
-/// Runs one seed; on a failure says how to repeat it.
-fn run(test: &str, seed: u64, crash: Crash) -> u64 {
-    let result = std::panic::catch_unwind(|| {
-        let mut world = World::new(seed, crash);
-        world.run();
-        world.outputs()
+fn main() {
+    runner::catch_panics();
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.iter().any(|word| word == "--list") {
+        TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
+        return;
+    }
+    let names: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let exact = words.iter().any(|word| word == "--exact");
+    let chosen = TESTS.iter().filter(|(name, _)| {
+        let said =
+            |word: &&String| if exact { *word == name } else { name.contains(word.as_str()) };
+        names.is_empty() || names.iter().any(said)
     });
-    match result {
-        Ok(outputs) => outputs,
-        Err(panic) => {
-            eprintln!(
-                "seed {seed}, {crash:?}; repeat with: SEED={seed} cargo test --test sim {test}"
-            );
-            std::panic::resume_unwind(panic)
+    let mut failed = Vec::new();
+    for (name, test) in chosen {
+        if let Err(reason) = runner::one(*test) {
+            runner::say(&format!("{name} FAILED: {reason}"));
+            failed.push(*name);
         }
     }
-}
-
-/// Runs every seed, on all cores: the runs have nothing in common.
-fn each_seed(work: impl Fn(u64) + Sync) {
-    let seeds = match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SEEDS").unwrap_or(SEEDS),
-    };
-    let next = AtomicU64::new(seeds.start);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
-                    work(seed);
-                }
-            });
-        }
-    });
-}
-
-#[test]
-fn crashes_exits_hangs_and_full_disks() {
-    each_seed(|seed| {
-        run("crashes_exits_hangs_and_full_disks", seed, Crash::Random { one_in: 20 });
-    });
-}
-
-#[test]
-fn a_crash_at_every_output() {
-    const TEST: &str = "a_crash_at_every_output";
-    each_seed(|seed| {
-        let outputs = run(TEST, seed, Crash::Count);
-        for output in 0..outputs {
-            let power = (output + seed) % 2 == 0;
-            run(TEST, seed, Crash::At { output, power });
-        }
-    });
-}
-
-#[test]
-fn the_same_seed_gives_the_same_run() {
-    let trace = |seed| {
-        let mut world = World::new(seed, Crash::Random { one_in: 20 });
-        world.run();
-        (world.outputs(), world.state_hash())
-    };
-    for seed in 1_000..1_005 {
-        assert_eq!(trace(seed), trace(seed), "seed {seed}");
+    if !failed.is_empty() {
+        runner::say(&format!("failed: {}", failed.join(", ")));
+        std::process::exit(1);
     }
 }

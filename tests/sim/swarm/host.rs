@@ -1,4 +1,4 @@
-//! The host: task folders and containers. What a container does is in the name of its image.
+//! A machine's task folders and containers. What a container does is in the name of its image.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use skep::base::id::TaskId;
 use skep::base::rng::Rng;
 use skep::base::time::{Span, Wall};
 use skep::logic::manager::io::Fence;
-use skep::logic::worker::io::{Action, Exit, Found, FoundContainer, Outcome, Record};
+use skep::logic::worker::io::{Action, Exit, Found, FoundContainer, Outcome, Prepare, Record};
 use skep::model::task::Task;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +19,7 @@ pub(crate) enum Container {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Folder {
-    pub task: Task,
-    pub fence: Fence,
+    pub record: Record,
     pub container: Container,
     /// Its address is on the machine.
     pub network: bool,
@@ -37,6 +36,8 @@ pub(crate) enum Fate {
 pub(crate) struct Host {
     pub folders: BTreeMap<TaskId, Folder>,
     pub boot: u64,
+    /// The fence that is kept beside the folders.
+    pub fence: Fence,
     pids: u32,
 }
 
@@ -51,19 +52,18 @@ impl Host {
         let fails = faults.is_some_and(|rng| rng.one_in(30));
         if fails && !matches!(action, Action::Stop | Action::Kill) {
             let temporary = !matches!(action, Action::Start);
-            return (
-                Outcome::Failed { err: "injected".to_owned(), temporary, starting: false },
-                None,
-            );
+            let starting = matches!(action, Action::Start);
+            return (Outcome::Failed { err: "injected".to_owned(), temporary, starting }, None);
         }
         match action {
-            Action::Prepare(prepare) => (self.prepare(id, &prepare.task, prepare.fence), None),
+            Action::Prepare(prepare) => (self.prepare(id, prepare), None),
             Action::Start => self.start(id),
             Action::Stop | Action::Kill => (Outcome::Signalled, None),
+            Action::Remember => (Outcome::Remembered, None),
             Action::Clean => {
                 if let Some(folder) = self.folders.get_mut(&id) {
                     let runs = matches!(folder.container, Container::Running { .. });
-                    assert!(!runs, "invariant: a running container is not cleaned away");
+                    assert!(!runs, "invariant_a_running_container_is_not_cleaned_away: {id}");
                     folder.network = false;
                     if !matches!(folder.container, Container::Exited(_)) {
                         folder.container = Container::None;
@@ -74,45 +74,58 @@ impl Host {
             Action::Remove => {
                 if let Some(folder) = self.folders.remove(&id) {
                     let runs = matches!(folder.container, Container::Running { .. });
-                    assert!(!runs, "invariant: a running container is not removed");
+                    assert!(!runs, "invariant_a_running_container_is_not_removed: {id}");
                 }
                 (Outcome::Removed, None)
             }
-            Action::Remember => (Outcome::Remembered, None),
         }
     }
 
-    /// Writes a task's record anew.
-    pub(crate) fn remember(&mut self, id: TaskId, record: Record) {
+    /// Writes a task's record anew; without a folder there is nothing to write it into.
+    pub(crate) fn remember(&mut self, id: TaskId, record: &Record) {
         if let Some(folder) = self.folders.get_mut(&id) {
-            (folder.task, folder.fence) = (record.task, record.fence);
+            folder.record = record.clone();
         }
     }
 
-    fn prepare(&mut self, id: TaskId, task: &Task, fence: Fence) -> Outcome {
-        if task.spec.container.image == "noimage" {
-            self.folders.entry(id).or_insert_with(|| folder(task, fence, self.boot));
+    fn prepare(&mut self, id: TaskId, prepare: &Prepare) -> Outcome {
+        let record = Record {
+            task: prepare.task.clone(),
+            networks: prepare.networks.clone(),
+            own: prepare.own,
+            fence: prepare.fence,
+        };
+        let addresses: Vec<_> = record.task.addresses.clone();
+        let no_image = record.task.spec.container.image == "noimage";
+        let twice = self.folders.iter().find(|(other, folder)| {
+            let theirs = &folder.record.task.addresses;
+            **other != id && folder.network && theirs.iter().any(|one| addresses.contains(one))
+        });
+        assert!(twice.is_none(), "invariant_an_address_is_on_a_machine_once: {twice:?}");
+        let boot = self.boot;
+        let folder = self.folders.entry(id).or_insert_with(|| Folder {
+            record: record.clone(),
+            container: Container::None,
+            network: false,
+            boot,
+        });
+        folder.record = record;
+        if no_image {
             let err = "No such image: noimage".to_owned();
             return Outcome::Failed { err, temporary: false, starting: false };
         }
-        let address = task.addresses.first().expect("a task has an address");
-        let twice = self.folders.values().find(|other| {
-            other.network && other.task.id != id && other.task.addresses.first() == Some(address)
-        });
-        assert!(twice.is_none(), "invariant: an address is on the machine once: {twice:?}");
-        let folder = self.folders.entry(id).or_insert_with(|| folder(task, fence, self.boot));
         let runs = matches!(folder.container, Container::Running { .. });
-        assert!(!runs, "invariant: a running container is not made again");
+        assert!(!runs, "invariant_a_running_container_is_not_made_again: {id}");
         folder.container = Container::Created;
         folder.network = true;
-        folder.boot = self.boot;
+        folder.boot = boot;
         Outcome::Prepared
     }
 
     fn start(&mut self, id: TaskId) -> (Outcome, Option<Fate>) {
         let folder = self.folders.get_mut(&id).expect("a task is prepared before it is started");
-        assert_eq!(folder.container, Container::Created, "invariant: made once, started once");
-        let image = folder.task.spec.container.image.as_str();
+        assert_eq!(folder.container, Container::Created, "invariant_made_once_started_once: {id}");
+        let image = folder.record.task.spec.container.image.as_str();
         if image == "nostart" {
             let err = "starting container failed: exec: \"/nope\"".to_owned();
             return (Outcome::Failed { err, temporary: false, starting: true }, None);
@@ -165,9 +178,9 @@ impl Host {
 
     pub(crate) fn found(&self) -> Vec<Found> {
         let found = |folder: &Folder| Found {
-            task: folder.task.clone(),
-            networks: Vec::new(),
-            own: None,
+            task: folder.record.task.clone(),
+            networks: folder.record.networks.clone(),
+            own: folder.record.own,
             container: match &folder.container {
                 Container::None => FoundContainer::None,
                 Container::Created => FoundContainer::Created,
@@ -179,11 +192,23 @@ impl Host {
         self.folders.values().map(found).collect()
     }
 
+    /// The highest fence that is kept, in a folder or beside them.
     pub(crate) fn fence(&self) -> Fence {
-        self.folders.values().map(|folder| folder.fence).max().unwrap_or_default()
+        let kept = self.folders.values().map(|folder| folder.record.fence);
+        kept.max().unwrap_or_default().max(self.fence)
     }
-}
 
-fn folder(task: &Task, fence: Fence, boot: u64) -> Folder {
-    Folder { task: task.clone(), fence, container: Container::None, network: false, boot }
+    /// What a task's container is made of.
+    pub(crate) fn image(&self, id: TaskId) -> &str {
+        self.folders.get(&id).map_or("", |it| it.record.task.spec.container.image.as_str())
+    }
+
+    /// Containers that run.
+    pub(crate) fn running(&self) -> impl Iterator<Item = (TaskId, &Task)> {
+        let runs = |folder: &&Folder| matches!(folder.container, Container::Running { .. });
+        self.folders
+            .values()
+            .filter(runs)
+            .map(|folder| (folder.record.task.id, &folder.record.task))
+    }
 }
