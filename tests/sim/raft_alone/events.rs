@@ -187,7 +187,7 @@ impl World {
         true
     }
 
-    fn crash(&mut self, node: usize, power: bool, down: Span) {
+    pub(super) fn crash(&mut self, node: usize, power: bool, down: Span) {
         if self.nodes[node].raft.is_none() {
             return;
         }
