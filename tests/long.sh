@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # What takes longer than a change may wait for, a stage at a time. Each stage writes a dated result
 # below target/long/ that a note can quote.
-#   usage: sudo tests/long.sh STAGE…    STAGE is one of: sim kills vm bench deny clone all
+#   usage: sudo tests/long.sh STAGE…    STAGE is one of: sim sabotage kills vm bench deny clone all
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top"
 . tests/lib/tools.sh
 
-stages=(sim kills bench deny clone vm)
+stages=(sim sabotage kills bench deny clone vm)
 [ $# -gt 0 ] || die "usage: tests/long.sh STAGE…    STAGE is one of: ${stages[*]} all"
 [ "$1" != all ] || set -- "${stages[@]}"
 need_root tests/long.sh
@@ -16,6 +16,9 @@ mkdir -p target/long
 
 # Many seeds of the simulation; SEEDS says how many.
 stage_sim() { SEEDS=${SEEDS:-20000} cargo test --profile sim --quiet --test sim; }
+
+# The simulation finds classic bugs that are put in one at a time.
+stage_sabotage() { tests/sabotage.sh; }
 
 # The kill loops of the integration tests, ROUNDS times with other seeds.
 stage_kills() {
@@ -34,6 +37,7 @@ stage_bench() {
   tests/bench/create.sh
   tests/bench/footprint.sh
   tests/bench/proxy.sh
+  tests/bench/election.sh
 }
 
 # Licences, bans and sources of all dependencies; known holes, where their database can be reached.

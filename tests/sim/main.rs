@@ -53,6 +53,13 @@ const TESTS: &[Test] = &[
     ("raft_alone", || runner::each_seed("raft_alone", RAFT_SEEDS, raft_alone::run)),
 ];
 
+/// Figures: run only when they are named.
+const FIGURES: &[Test] = &[
+    ("election_time", raft_alone::election::after_a_leaders_death),
+    ("election_none", raft_alone::election::none_in_a_lossy_day),
+    ("election_stall", raft_alone::election::a_stalled_disk_hands_over_once),
+];
+
 fn main() {
     runner::catch_panics();
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -62,13 +69,14 @@ fn main() {
     }
     let names: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
     let exact = words.iter().any(|word| word == "--exact");
+    let figures = FIGURES.iter().filter(|(name, _)| names.iter().any(|word| word == name));
     let chosen = TESTS.iter().filter(|(name, _)| {
         let said =
             |word: &&String| if exact { *word == name } else { name.contains(word.as_str()) };
         names.is_empty() || names.iter().any(said)
     });
     let mut failed = Vec::new();
-    for (name, test) in chosen {
+    for (name, test) in chosen.chain(figures) {
         if let Err(reason) = runner::one(*test) {
             runner::say(&format!("{name} FAILED: {reason}"));
             failed.push(*name);

@@ -15,8 +15,8 @@ use crate::trace;
 /// Most runs that are spent on making one failing seed small.
 const SHRINK_RUNS_MAX: usize = 120;
 
-/// Failing seeds that are looked at; behind them a run ends.
-const FAILURES_MAX: usize = 5;
+/// Failing seeds that are looked at; behind them a run ends. `FAILURES` says otherwise.
+const FAILURES_MAX: u64 = 5;
 
 /// Lines of a trace that are printed.
 const TRACE_LINES: usize = 150;
@@ -113,6 +113,12 @@ pub(crate) fn each_seed(test: &str, usual: u64, run: fn(&Options) -> Ran) -> Res
     });
     let next = AtomicU64::new(0);
     let total = Mutex::new((Ran::default(), 0u64, Vec::new()));
+    let failures_max = usize::try_from(number("FAILURES").unwrap_or(FAILURES_MAX)).unwrap();
+    // A run that looks for one failure ends with it.
+    let stop_at = std::env::var("STOP_AT").ok();
+    let sought = |reason: &str| {
+        stop_at.as_ref().is_some_and(|words| words.split('|').any(|word| reason.contains(word)))
+    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..cores {
@@ -131,8 +137,13 @@ pub(crate) fn each_seed(test: &str, usual: u64, run: fn(&Options) -> Ran) -> Res
                                 count(&mut total.0.counts, what, times);
                             }
                         }
-                        Err(_) if total.2.len() >= FAILURES_MAX => return,
-                        Err(reason) => total.2.push((options, reason)),
+                        Err(_) if total.2.len() >= failures_max => return,
+                        Err(reason) => {
+                            if sought(&reason) {
+                                next.fetch_add(u64::from(u32::MAX), Ordering::Relaxed);
+                            }
+                            total.2.push((options, reason));
+                        }
                     }
                 }
             });

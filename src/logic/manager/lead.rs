@@ -7,7 +7,7 @@ use super::io::{CommandError, Output, Reply};
 use super::write::{all_services, reply};
 use super::{Lead, Leads, Manager, REFUSED_WAIT_MAX, REFUSED_WAIT_MIN};
 use crate::base::id::{NodeId, RequestId};
-use crate::base::time::{Now, Span};
+use crate::base::time::{Now, Span, Time};
 use crate::logic::codec;
 use crate::logic::raft::io::{self as raft, Entry, Payload, Snapshot, Ticket, Write};
 use crate::logic::store::{Applied, Feed, Store};
@@ -63,7 +63,7 @@ impl Manager {
                 }
                 raft::Output::CaughtUp { peer } => {
                     self.lead.caught_up.insert(peer);
-                    self.lead.roles_changed = true;
+                    self.lead.roles_at = Some(Time(0));
                 }
                 raft::Output::Removed => out.push(Output::Removed),
             }
@@ -95,7 +95,7 @@ impl Manager {
             Payload::Members(members) => {
                 self.members = members;
                 self.committed.skip(index);
-                self.lead.roles_changed = true;
+                self.lead.roles_at = Some(Time(0));
             }
             Payload::Command(data) => {
                 let bytes = u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -203,7 +203,7 @@ impl Manager {
         lead.wakes.clear();
         lead.waiting.clear();
         lead.dirty = all_services(&lead.planned);
-        lead.roles_changed = true;
+        lead.roles_at = Some(Time(0));
         for (request, command) in std::mem::take(&mut lead.early) {
             self.command(now, request, command, out);
         }
@@ -256,7 +256,10 @@ impl Manager {
 
     /// Asks for a snapshot when the log has grown enough.
     pub(super) fn save_snapshot(&mut self, out: &mut Vec<Output>) {
-        if self.grown_bytes < self.config.snapshot_after_bytes.max(1) {
+        let grown = self.grown_bytes >= self.config.snapshot_after_bytes.max(1);
+        // A majority may have what this disk has not: the log goes on behind a snapshot only where
+        // it holds the snapshot's entry.
+        if !grown || self.committed.index() > self.raft.durable_index() {
             return;
         }
         self.grown_bytes = 0;

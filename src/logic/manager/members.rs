@@ -9,14 +9,22 @@ use std::collections::BTreeSet;
 
 use super::Manager;
 use crate::base::id::NodeId;
-use crate::base::time::Now;
+use crate::base::time::{Now, Span};
 use crate::logic::raft::io::{MemberChange, ProposeError};
 use crate::model::node::Role;
+
+/// How long a change that is not possible now is left alone.
+const ROLES_EVERY: Span = Span::from_secs(1);
 
 impl Manager {
     /// Proposes the next change, if one is wanted and none is under way.
     pub(super) fn arrange_members(&mut self, now: Now) {
-        if !self.lead.roles_changed || self.committed.cluster().is_none() {
+        let due = self.lead.roles_at.is_some_and(|at| at <= now.mono);
+        if !due {
+            return;
+        }
+        self.lead.roles_at = None;
+        if self.committed.cluster().is_none() {
             return;
         }
         let nodes = self.lead.planned.nodes();
@@ -37,26 +45,22 @@ impl Manager {
             .map(|id| MemberChange::Promote(*id))
             .or_else(|| add.map(|id| MemberChange::Add(*id)))
             .or_else(|| remove.map(|id| MemberChange::Remove(*id)));
-        let Some(change) = change else {
-            self.lead.roles_changed = false;
-            return;
-        };
+        let Some(change) = change else { return };
         match self.raft.change_members(now.mono, change) {
             Ok(index) => {
                 self.lead.planned.skip(index);
                 self.lead.flight.push(index, 0, None);
-                self.lead.roles_changed = false;
             }
-            // The next commit, or the learner's progress, brings it back here.
-            // Looked at again with the next step: nothing else may come.
-            Err(ProposeError::ChangeUnderWay | ProposeError::BadChange) => {}
-            // A node that answers again does.
+            // The commit of the change that is under way comes back here.
+            Err(ProposeError::ChangeUnderWay | ProposeError::NotLeader) => {}
+            // A learner that is behind, managers that do not answer, too much to do: all of it passes.
             Err(
-                ProposeError::QuorumLost | ProposeError::NotLeader | ProposeError::Transferring,
-            ) => {
-                self.lead.roles_changed = false;
-            }
-            Err(ProposeError::Full | ProposeError::TooLarge(_)) => {}
+                ProposeError::BadChange
+                | ProposeError::QuorumLost
+                | ProposeError::Transferring
+                | ProposeError::Full
+                | ProposeError::TooLarge(_),
+            ) => self.lead.roles_at = Some(now.mono + ROLES_EVERY),
         }
     }
 

@@ -129,8 +129,8 @@ struct Lead {
     moved: Option<Moved>,
     /// When to look whether another is to be moved.
     rebalance_at: Option<Time>,
-    /// Roles and members are to be compared.
-    roles_changed: bool,
+    /// When roles and members are to be compared.
+    roles_at: Option<Time>,
     /// Learners that have caught up.
     caught_up: BTreeSet<NodeId>,
 }

@@ -43,13 +43,18 @@ impl Told {
         !self.cleaned && !self.removed && self.status.as_ref().is_some_and(early)
     }
 
+    /// The status that was told, unless the task is further by now: it was orphaned meanwhile.
+    fn news(&self, task: &Task) -> Option<&TaskStatus> {
+        self.status.as_ref().filter(|status| status.state >= task.status.state)
+    }
+
     /// The task as it is told; `None` when nothing is left of it.
     fn on(&self, task: &Task) -> Option<Task> {
         if self.removed && task.desired == TaskState::Remove {
             return None;
         }
         let mut task = task.clone();
-        if let Some(status) = &self.status {
+        if let Some(status) = self.news(&task) {
             task.status = status.clone();
         }
         if self.cleaned || self.removed {
@@ -110,12 +115,12 @@ impl Reports {
 
     /// A task's newest status.
     pub(super) fn status<'a>(&'a self, task: &'a Task) -> &'a TaskStatus {
-        self.told.get(&task.id).and_then(|told| told.status.as_ref()).unwrap_or(&task.status)
+        self.told.get(&task.id).and_then(|told| told.news(task)).unwrap_or(&task.status)
     }
 
     /// The task with its newest status.
     pub(super) fn newest(&self, task: &Arc<Task>) -> Arc<Task> {
-        match self.told.get(&task.id).and_then(|told| told.status.as_ref()) {
+        match self.told.get(&task.id).and_then(|told| told.news(task)) {
             Some(status) if status != &task.status => {
                 Arc::new(Task { status: status.clone(), ..task.as_ref().clone() })
             }

@@ -138,7 +138,7 @@ impl Manager {
     /// A node came, changed or went: what is there, what is everywhere and what waits is looked at.
     pub(super) fn node_changed(&mut self, id: NodeId) {
         let lead = &mut self.lead;
-        lead.roles_changed = true;
+        lead.roles_at = Some(Time(0));
         lead.dirty.extend(orchestrator::concerned(&lead.planned, id));
         lead.dirty.extend(&lead.waiting);
     }

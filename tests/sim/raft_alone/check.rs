@@ -153,6 +153,14 @@ impl Check {
         assert!(enough, "invariant_committed_is_on_a_majority: {copies} copies of {last:?}");
     }
 
+    /// What a leader is the first to commit ends with an entry of its own term: older ones are
+    /// committed by it, never by counting copies (paper 5.4.2, figure 8).
+    pub(crate) fn invariant_only_the_own_term_is_counted(&self, entries: &[Entry], term: u64) {
+        if let Some(last) = entries.last().filter(|last| last.index > self.committed_index()) {
+            assert_eq!(last.term, term, "invariant_only_the_own_term_is_counted: {last:?}");
+        }
+    }
+
     /// A member leads.
     pub(crate) fn invariant_one_leader_per_term(&mut self, term: u64, id: NodeId) {
         let other = *self.leaders.entry(term).or_insert(id);

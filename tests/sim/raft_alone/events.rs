@@ -134,6 +134,10 @@ impl World {
         {
             let disks = |id| self.disk_of(id);
             self.check.invariant_committed_is_on_a_majority(entries, raft.members(), disks);
+            // Who is alone has nobody to disagree with.
+            if raft.members().voters.len() > 1 {
+                self.check.invariant_only_the_own_term_is_counted(entries, raft.term());
+            }
         }
         let member = &mut self.nodes[node];
         self.check.invariant_committed_entries_never_change(&mut member.app, entries);
@@ -187,7 +191,7 @@ impl World {
         true
     }
 
-    fn crash(&mut self, node: usize, power: bool, down: Span) {
+    pub(super) fn crash(&mut self, node: usize, power: bool, down: Span) {
         if self.nodes[node].raft.is_none() {
             return;
         }

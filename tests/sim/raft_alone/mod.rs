@@ -1,6 +1,7 @@
 //! The consensus machine alone: 1 to 7 members, a client and an operator, under all faults.
 
 mod check;
+pub(crate) mod election;
 mod events;
 mod node;
 mod operator;
@@ -66,6 +67,8 @@ pub(crate) struct World {
     faults: bool,
     /// The client is done: nothing is to happen any more.
     quiet: bool,
+    /// Members are replaced and changed.
+    operates: bool,
     parts: u64,
     requests: u128,
     proposals: u64,
@@ -96,9 +99,32 @@ impl World {
         };
         let plan = plan(options.seed, &mix);
         runner::planned(plan.len());
+        let mut world = Self::made(options.clone(), rng, members, calm, fsync, plan);
+        let together = world.rng.one_in(2);
+        world.begin(together);
+        world
+    }
+
+    /// Members that were there from the start, and nothing goes wrong.
+    fn bare(seed: u64, members: usize, calm: Quality, fsync: Span) -> Self {
+        let options = Options { seed, faults: None };
+        let mut world = Self::made(options, Rng::new(seed), members, calm, fsync, Vec::new());
+        world.operates = false;
+        world.begin(true);
+        world
+    }
+
+    fn made(
+        options: Options,
+        mut rng: Rng,
+        members: usize,
+        calm: Quality,
+        fsync: Span,
+        plan: Vec<(Time, Fault)>,
+    ) -> Self {
         let nodes = (0..members).map(|n| Node::new(n, &mut rng, fsync)).collect();
-        let mut world = Self {
-            options: options.clone(),
+        Self {
+            options,
             rng,
             now: Time(0),
             queue: Queue::new(),
@@ -111,18 +137,17 @@ impl World {
             counts: Counts::new(),
             faults: true,
             quiet: false,
+            operates: true,
             parts: 0,
             requests: 0,
             proposals: 0,
-        };
-        world.begin();
-        world
+        }
     }
 
     /// Either all members are there from the start, or the first one makes the cluster and the
     /// others join.
-    fn begin(&mut self) {
-        if self.nodes.len() > 1 && self.rng.one_in(2) {
+    fn begin(&mut self, together: bool) {
+        if self.nodes.len() > 1 && together {
             let voters = self.nodes.iter().map(|node| node.id).collect();
             let members = Members { voters, ..Members::default() };
             let mut app = App { index: 1, term: 1, hash: 1, members, since_snapshot: 0 };
@@ -139,7 +164,9 @@ impl World {
             self.queue.push(*at, Event::Fault(fault));
         }
         self.after(Span(1), Event::Client);
-        self.after(Span(2), Event::Operator);
+        if self.operates {
+            self.after(Span(2), Event::Operator);
+        }
     }
 
     fn run(&mut self) {

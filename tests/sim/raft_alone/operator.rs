@@ -59,7 +59,7 @@ impl World {
         self.done(node, out);
     }
 
-    fn propose(&mut self, node: usize) {
+    pub(super) fn propose(&mut self, node: usize) {
         let times = if self.rng.one_in(10) { 20 } else { 1 };
         let large = self.rng.one_in(60);
         let member = &mut self.nodes[node];

@@ -129,7 +129,8 @@ impl World {
 
     pub(super) fn up(&mut self, machine: usize) {
         let now = self.now;
-        let first = machine == 0 && self.machines[machine].identities == 0;
+        let none = self.truth.store.cluster().is_none();
+        let first = machine == 0 && self.machines[machine].identities == 0 && none;
         let sole = first && self.managers() == 1;
         let it = &mut self.machines[machine];
         it.start(&mut self.rng, now, sole);
