@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::object::{Object, ObjectId};
-use super::task::TaskState;
 use crate::base::id::RequestId;
 use crate::base::time::Wall;
 
@@ -29,7 +28,7 @@ impl Entry {
     pub fn makes_room(&self) -> bool {
         self.changes.iter().all(|change| match change {
             Change::Remove(_) => true,
-            Change::Put(Object::Task(task)) => task.desired > TaskState::Running,
+            Change::Put(Object::Task(task)) => !task.is_wanted(),
             Change::Put(_) => false,
         })
     }

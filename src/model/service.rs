@@ -93,6 +93,26 @@ pub enum Mode {
     GlobalJob,
 }
 
+impl Mode {
+    /// Its tasks run to completion.
+    #[must_use]
+    pub const fn is_job(self) -> bool {
+        match self {
+            Self::ReplicatedJob { .. } | Self::GlobalJob => true,
+            Self::Replicated { .. } | Self::Global => false,
+        }
+    }
+
+    /// One task on each node instead of numbered slots.
+    #[must_use]
+    pub const fn is_global(self) -> bool {
+        match self {
+            Self::Global | Self::GlobalJob => true,
+            Self::Replicated { .. } | Self::ReplicatedJob { .. } => false,
+        }
+    }
+}
+
 /// What one task runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskSpec {

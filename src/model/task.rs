@@ -11,11 +11,12 @@ use super::service::{Labels, Port, Service, TaskSpec};
 use crate::base::id::{NetworkId, NodeId, ServiceId, TaskId};
 use crate::base::time::{Span, Wall};
 
-/// A task with on-disconnect=stop has been dead for this long after its node was last heard at the
-/// latest, but for [`LEASE_MARGIN`].
+/// A worker that has not heard of a leader for this long has stopped its tasks that are
+/// `on_disconnect=stop`; on its own monotonic clock.
 pub const LEASE: Span = Span::from_secs(5);
 
-/// What the managers wait on top of [`LEASE`] before they start another.
+/// Added to [`LEASE`] by a leader before it lets a replacement of such a task start: for clocks
+/// that run at different rates, and for a leader that was replaced and did not know it yet.
 pub const LEASE_MARGIN: Span = Span::from_secs(2);
 
 /// A task as the store holds it. It is never restarted: its successor is a new task in its slot.
@@ -60,6 +61,18 @@ pub struct Task {
 }
 
 impl Task {
+    /// It may run; a job's task may run to its end.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.desired <= TaskState::Complete
+    }
+
+    /// It may run and has not ended.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.is_wanted() && !self.status.state.is_terminal()
+    }
+
     /// Whether the service wants another task than this one: an update replaces it. Another
     /// placement alone does not (swarmkit `orchestrator.IsTaskDirty`).
     #[must_use]

@@ -79,6 +79,18 @@ fn a_port_that_another_program_holds_is_told() {
 }
 
 #[test]
+fn a_container_that_cannot_be_started_failed_and_was_not_rejected() {
+    let node = Node::swarm();
+    let create = ["service", "create", "-q", "-d", "--name", "nope", "--restart-condition", "none"];
+    node.ok(&[&create[..], &["--entrypoint", "/nope", "skep/hello"]].concat());
+    let err = node.wait("the task failed", || {
+        let failed = node.tasks("nope", "failed");
+        failed.first().map(|task| task["Status"]["Err"].as_str().unwrap_or("").to_owned())
+    });
+    assert!(err.starts_with("starting container failed: ") && err.contains("/nope"), "{err}");
+}
+
+#[test]
 fn an_update_replaces_the_tasks_and_keeps_the_port() {
     let node = Node::swarm();
     node.load_busybox("busybox:test");

@@ -80,7 +80,7 @@ pub fn status(service: &Service, view: &View) -> json::ServiceStatus {
     let tasks = || view.tasks.iter().filter(|task| task.service == service.id);
     let count = |n: usize| n as u64;
     let running = count(tasks().filter(|task| task.status.state == TaskState::Running).count());
-    let wanted = tasks().filter(|task| task.desired <= TaskState::Running).count();
+    let wanted = tasks().filter(|task| task.is_wanted()).count();
     let completed = tasks()
         .filter(|task| {
             task.status.state == TaskState::Complete && task.spec_version == service.spec_version

@@ -2,27 +2,22 @@
 
 use std::sync::Arc;
 
-use super::io::{Command, CommandError, Input, Output, Reply, View};
+use super::io::{Command, CommandError, Output, Reply, View};
 use super::nodes::NewNode;
 use super::write::reply;
 use super::{EARLY_MAX, Leads, Manager};
-use crate::base::id::{NetworkId, NodeId, RequestId, ServiceId};
+use crate::base::id::{NodeId, RequestId, ServiceId};
 use crate::base::time::Now;
 use crate::logic::allocator;
+use crate::logic::orchestrator::jobs;
 use crate::logic::scheduler::TASKS_PER_NODE_MAX;
 use crate::logic::scheduler::constraint::Constraint;
 use crate::logic::template;
-use crate::model::cluster::Cluster;
 use crate::model::entry::{Change, Precondition};
-use crate::model::network::{GWBRIDGE, Network, Subnet};
-use crate::model::node::{Availability, Node, NodeDescription, NodeSpec, Role};
 use crate::model::object::{Meta, Object, ObjectId};
 use crate::model::route::LISTENERS_MAX;
-use crate::model::service::{Labels, Mode, Port, Service, ServiceSpec, UpdateState, UpdateStatus};
+use crate::model::service::{Mode, Port, Service, ServiceSpec, UpdateState, UpdateStatus};
 use crate::model::spec_check::ValidSpec;
-
-/// Ended tasks that are kept for each slot, unless the cluster says otherwise.
-const TASK_HISTORY_LIMIT: i64 = 5;
 
 /// A command is answered, or its entry is on its way.
 pub(super) type Asked = Result<Option<Reply>, CommandError>;
@@ -113,75 +108,6 @@ impl Manager {
         Ok(Some(Reply::Done))
     }
 
-    /// Makes this manager the first one of a new cluster; without effect when there is one.
-    pub fn bootstrap(&mut self, now: Now, description: NodeDescription, out: &mut Vec<Output>) {
-        if self.is_bootstrapped() {
-            return;
-        }
-        self.founder = Some(description);
-        let mut wants = Vec::new();
-        self.raft.bootstrap(now.mono, &mut wants);
-        self.obey(now, wants, out);
-        self.step(now, Input::Tick, out);
-    }
-
-    /// The cluster's first objects: itself, this node, its networks and their addresses.
-    pub(super) fn found(&mut self, now: Now) {
-        if self.founder.is_none() || self.lead.planned.cluster().is_some() {
-            return;
-        }
-        let Some(description) = self.founder.take() else { return };
-        let pool = Subnet { base: [10, 0, 0, 0].into(), prefix: 8 };
-        let cluster = Cluster {
-            id: self.config.cluster,
-            meta: Meta::default(),
-            name: "default".to_owned(),
-            labels: Labels::new(),
-            task_history_limit: TASK_HISTORY_LIMIT,
-            pools: vec![pool],
-            subnet_prefix: 24,
-            epoch: 1,
-            feature_level: 1,
-            rebalance: false,
-        };
-        let spec = NodeSpec {
-            labels: Labels::new(),
-            role: Role::Manager,
-            availability: Availability::Active,
-        };
-        let advertise = &self.config.advertise;
-        let address = advertise.rsplit_once(':').map_or(advertise.as_str(), |(host, _)| host);
-        let node = Node {
-            id: self.config.node,
-            meta: Meta::default(),
-            spec,
-            description,
-            address: address.to_owned(),
-            manager: Some(advertise.clone()),
-        };
-        // The last /16 of the pool: nothing is likely to be there already.
-        let gwbridge = Subnet { base: [10, 255, 0, 0].into(), prefix: 16 };
-        let ingress = Subnet { base: pool.base, prefix: cluster.subnet_prefix };
-        let objects = [
-            Object::Cluster(Box::new(cluster)),
-            Object::Node(Box::new(node)),
-            Object::Network(Box::new(self.network(allocator::INGRESS, ingress, true))),
-            Object::Network(Box::new(self.network(GWBRIDGE, gwbridge, false))),
-        ];
-        self.write_own(now, objects.into_iter().map(Change::Put).collect());
-    }
-
-    fn network(&mut self, name: &str, subnet: Subnet, ingress: bool) -> Network {
-        Network {
-            id: NetworkId::new(self.rng.next_u128()),
-            meta: Meta::default(),
-            name: name.to_owned(),
-            labels: Labels::new(),
-            subnet,
-            ingress,
-        }
-    }
-
     fn create_service(&mut self, now: Now, request: RequestId, spec: ValidSpec) -> Asked {
         let spec = spec.into_spec();
         if self.lead.planned.service_named(&spec.name).is_some() {
@@ -197,12 +123,12 @@ impl Manager {
         let service = Service {
             id,
             meta: Meta::default(),
+            job: jobs::next_run(spec.mode, None, now.wall),
             spec,
             previous_spec: None,
             spec_version: self.raft.last_index() + 1,
             ports,
             update_status: None,
-            job: None,
             vips: Vec::new(),
         };
         let absent = Precondition::Absent(ObjectId::Service(id));
@@ -246,11 +172,13 @@ impl Manager {
         check_change(&service.spec, &spec)?;
         self.check_spec(&spec, id)?;
         let ports = self.lease_ports(&spec, id, &service.ports)?;
-        if changes_tasks(&service.spec, &spec) || ports != service.ports {
+        let another_run = spec.mode.is_job();
+        if another_run || changes_tasks(&service.spec, &spec) || ports != service.ports {
             service.spec_version = self.raft.last_index() + 1;
         }
         service.previous_spec = Some(Box::new(std::mem::replace(&mut service.spec, spec)));
         service.ports = ports;
+        service.job = jobs::next_run(service.spec.mode, service.job, now.wall);
         let current = Precondition::Version(ObjectId::Service(id), version);
         let put = Change::Put(Object::Service(Box::new(service)));
         self.write_asked(now, request, vec![current], vec![put])?;
@@ -302,16 +230,13 @@ impl Manager {
             CommandError::Invalid(format!("rpc error: code = InvalidArgument desc = {text}"))
         })?;
         let replicas = |spec: &ServiceSpec| match spec.mode {
-            Mode::Replicated { replicas } => Ok(replicas),
-            Mode::Global => Ok(0),
-            Mode::ReplicatedJob { .. } => Err("replicated-job"),
-            Mode::GlobalJob => Err("global-job"),
+            Mode::Replicated { replicas } => replicas,
+            Mode::ReplicatedJob { max_concurrent, total } => max_concurrent.min(total),
+            Mode::Global | Mode::GlobalJob => 0,
         };
-        let wanted = replicas(spec).map_err(|mode| {
-            CommandError::Unimplemented(format!("mode {mode} is not supported yet"))
-        })?;
+        let wanted = replicas(spec);
         let others = self.lead.planned.services().filter(|other| other.id != id);
-        let all: u64 = others.filter_map(|other| replicas(&other.spec).ok()).sum();
+        let all = others.fold(0u64, |all, other| all.saturating_add(replicas(&other.spec)));
         let nodes = u64::try_from(self.lead.planned.nodes().count()).unwrap_or(1).max(1);
         let limit = TASKS_PER_NODE_MAX.saturating_mul(nodes);
         if wanted > 0 && all.saturating_add(wanted) > limit {

@@ -34,6 +34,13 @@ impl Dispatch {
         self.sessions.insert(node, Session { fresh: true, ..Session::default() });
     }
 
+    /// The worker has a task that is nobody's: it is told to remove it.
+    pub(super) fn refuse(&mut self, node: NodeId, task: TaskId) {
+        if let Some(session) = self.sessions.get_mut(&node) {
+            session.changed.insert(task);
+        }
+    }
+
     /// A worker's session ended.
     pub(super) fn leave(&mut self, node: NodeId) {
         self.sessions.remove(&node);

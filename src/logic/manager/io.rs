@@ -87,6 +87,15 @@ pub enum Input {
         /// Which.
         node: NodeId,
     },
+    /// How much memory a node uses: among nodes that are alike, the one that uses least is chosen.
+    Load {
+        /// Which.
+        node: NodeId,
+        /// Bytes in use.
+        used_bytes: u64,
+        /// Bytes that there are.
+        total_bytes: u64,
+    },
     /// What the evidence of sessions and gossip says of a node (told by who keeps them).
     Health {
         /// Which.

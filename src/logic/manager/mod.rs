@@ -15,6 +15,7 @@
 //! entry of this manager's own term is applied. A write is answered, and a worker told, only after
 //! its entry is committed. With nothing to do and nobody to keep in touch with there is no deadline.
 
+mod begin;
 mod command;
 mod dispatch;
 mod flight;
@@ -25,6 +26,7 @@ mod nodes;
 mod payloads;
 mod recover;
 mod report;
+mod tend;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -42,7 +44,8 @@ use crate::base::time::{Now, Span, Time};
 use crate::logic::orchestrator::{self, Draft, Memory};
 use crate::logic::raft::Raft;
 use crate::logic::raft::io as raft;
-use crate::logic::scheduler::Nodes;
+use crate::logic::scheduler::rebalance::Moved;
+use crate::logic::scheduler::{MemoryUse, Nodes};
 use crate::logic::store::{Feed, Store};
 use crate::model::node::NodeDescription;
 
@@ -85,6 +88,8 @@ pub struct Manager {
     reads: Vec<(RequestId, u64)>,
     /// Who makes the cluster, once this manager leads.
     founder: Option<NodeDescription>,
+    /// The new epoch is to be written.
+    forced: bool,
     /// Own work waits until this time, for this long: the disk refused.
     blocked: Option<(Time, Span)>,
     /// What the disk said last.
@@ -116,6 +121,14 @@ struct Lead {
     waiting: BTreeSet<ServiceId>,
     /// When to look at a service even if nothing happens.
     wakes: BTreeMap<ServiceId, Time>,
+    /// Since when each node is down.
+    down: BTreeMap<NodeId, Time>,
+    /// Nodes that were down, have a session again and have not told yet what runs there.
+    returning: BTreeSet<NodeId>,
+    /// The last task that was moved for the sake of the spread.
+    moved: Option<Moved>,
+    /// When to look whether another is to be moved.
+    rebalance_at: Option<Time>,
     /// Roles and members are to be compared.
     roles_changed: bool,
     /// Learners that have caught up.
@@ -135,7 +148,9 @@ impl Manager {
         }
         if self.leads == Leads::Yes && self.blocked.is_none_or(|(until, _)| now.mono >= until) {
             self.found(now);
+            self.begin_epoch(now);
             self.arrange_members(now);
+            self.tend(now);
             self.flush_reports(now, false);
             self.look(now);
             if self.lead.flight.has_new() && self.flush_reports(now, true) {
@@ -183,6 +198,9 @@ impl Manager {
                     self.lead.heard.insert(node, now.mono);
                 }
             }
+            Input::Load { node, used_bytes, total_bytes } => {
+                self.lead.nodes.set_memory(node, MemoryUse { used_bytes, total_bytes });
+            }
             Input::Health { node, state } => self.health(now, node, state),
             Input::Report { node, report } => self.report(now, node, report),
         }
@@ -202,7 +220,8 @@ impl Manager {
             let start =
                 (!lead.dirty.is_empty() && !lead.flight.is_full() && self.raft.takes_proposals())
                     .then_some(Time(0));
-            let own = [wake, start, lead.reports.due()].into_iter().flatten().min();
+            let own =
+                [wake, start, lead.reports.due(), lead.tend_due()].into_iter().flatten().min();
             due = own.map(|due| self.blocked.map_or(due, |(until, _)| due.max(until)));
         }
         [due, self.raft.deadline()].into_iter().flatten().min()
@@ -249,7 +268,8 @@ impl Manager {
             let Some(id) = lead.dirty.pop_first() else { break };
             lead.wakes.remove(&id);
             lead.waiting.remove(&id);
-            let mut draft = Draft::new(&lead.planned, &lead.nodes, &mut self.rng, now);
+            let mut draft = Draft::new(&lead.planned, &lead.nodes, &mut self.rng, now)
+                .with_last_heard(&lead.heard);
             if let Some(service) = lead.planned.service(id) {
                 let memory = lead.memories.entry(id).or_default();
                 let looked = orchestrator::reconcile(&mut draft, service, memory);

@@ -6,6 +6,7 @@ use super::write::LOSS_OF_QUORUM;
 use super::{Leads, Manager};
 use crate::base::id::{NodeId, RequestId};
 use crate::base::time::Now;
+use crate::logic::orchestrator::{self, Draft};
 use crate::model::entry::{Change, Precondition};
 use crate::model::node::{Availability, Node, NodeDescription, NodeSpec, NodeState, Role};
 use crate::model::object::{Meta, Object, ObjectId};
@@ -91,6 +92,12 @@ impl Manager {
         let current = Precondition::Version(ObjectId::Node(id), node.meta.version);
         let remove = Change::Remove(ObjectId::Node(id));
         self.write_asked(now, request, vec![current], vec![remove])?;
+        // What it held is given up; whatever of this is lost is done when its services are looked at.
+        let lead = &self.lead;
+        let mut draft = Draft::new(&lead.planned, &lead.nodes, &mut self.rng, now);
+        orchestrator::orphan_all(&mut draft, id);
+        let changes = draft.into_changes();
+        self.write_own(now, changes);
         Ok(None)
     }
 
@@ -101,7 +108,12 @@ impl Manager {
         }
         self.lead.heard.insert(id, now.mono);
         self.lead.dispatch.join(id);
-        self.set_state(id, NodeState::Ready);
+        let down = self.lead.nodes.state(id) == NodeState::Down;
+        if down && self.lead.planned.tasks_of_node(id).any(|task| task.is_active()) {
+            self.lead.returning.insert(id);
+        } else {
+            self.set_state(now, id, NodeState::Ready);
+        }
         if self.leads != Leads::Yes {
             return;
         }
@@ -120,16 +132,33 @@ impl Manager {
         }
         if state == NodeState::Ready {
             self.lead.heard.insert(id, now.mono);
+            if self.lead.returning.contains(&id) {
+                return;
+            }
         }
-        self.set_state(id, state);
+        self.lead.returning.remove(&id);
+        self.set_state(now, id, state);
     }
 
-    fn set_state(&mut self, id: NodeId, state: NodeState) {
+    fn set_state(&mut self, now: Now, id: NodeId, state: NodeState) {
         let lead = &mut self.lead;
+        if state == NodeState::Down {
+            lead.down.entry(id).or_insert(now.mono);
+        } else {
+            lead.down.remove(&id);
+        }
         if lead.nodes.state(id) != state {
             lead.nodes.set_state(id, state);
-            lead.roles_changed = true;
-            lead.dirty.extend(lead.planned.services().map(|service| service.id));
+            self.node_changed(id);
+            self.look_at_spread(now);
+        }
+    }
+
+    /// A node that was down told what really runs there: it is back. Not before that: a replacement
+    /// must not be taken back for a task that turns out to be dead.
+    pub(super) fn returned(&mut self, now: Now, id: NodeId) {
+        if self.lead.returning.remove(&id) {
+            self.set_state(now, id, NodeState::Ready);
         }
     }
 }

@@ -6,9 +6,12 @@ use super::io::Config;
 use super::{Lead, Leads, Manager};
 use crate::base::rng::Rng;
 use crate::base::time::Now;
+use crate::logic::codec;
 use crate::logic::raft::Raft;
 use crate::logic::raft::io::{self as raft, Members, Payload, Snapshot};
 use crate::logic::store::{Feed, SnapshotError, Store};
+use crate::model::entry::Change;
+use crate::model::object::Object;
 
 /// Most bytes of entries that are proposed and not committed. The manager stops its own work well
 /// below it ([`super::flight`]), so that what users ask for finds room.
@@ -58,7 +61,7 @@ impl Manager {
         let raft_config = raft::Config {
             id: config.node,
             seed,
-            epoch: committed.cluster().map_or(0, |cluster| cluster.epoch),
+            epoch: epoch(&committed, &recovered),
             timing: config.timing,
             uncommitted_bytes_max: UNCOMMITTED_BYTES_MAX,
             in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
@@ -74,6 +77,7 @@ impl Manager {
             grown_bytes: 0,
             reads: Vec::new(),
             founder: None,
+            forced: false,
             blocked: None,
             refusal: String::new(),
             broken: false,
@@ -106,4 +110,19 @@ fn adopt_single(config: &Config, recovered: &mut raft::Recovered) {
             recovered.snapshot = Some(Snapshot { index: 0, term: 0, members, data });
         }
     }
+}
+
+/// The highest epoch that the disk tells of. What is not known to be committed counts, too: an epoch
+/// that somebody wrote is one that others may speak of.
+fn epoch(committed: &Store, recovered: &raft::Recovered) -> u64 {
+    let stored = committed.cluster().map_or(0, |cluster| cluster.epoch);
+    let told = recovered.entries.iter().filter_map(|entry| match &entry.payload {
+        Payload::Command(data) => codec::decode_entry(data).ok(),
+        Payload::Nothing | Payload::Members(_) => None,
+    });
+    let epochs = told.flat_map(|entry| entry.changes).filter_map(|change| match change {
+        Change::Put(Object::Cluster(cluster)) => Some(cluster.epoch),
+        Change::Put(_) | Change::Remove(_) => None,
+    });
+    epochs.fold(stored, u64::max)
 }

@@ -132,9 +132,14 @@ impl Manager {
             return;
         }
         self.lead.heard.insert(node, now.mono);
+        // What is told of a successor can be taken once it is known.
+        for chain in report.adopted {
+            self.adopt(now, node, chain);
+        }
         for (id, status) in report.statuses {
             self.observe(now, node, id, status);
         }
+        self.returned(now, node);
         let batch = self.config.report_batch;
         let cleaned = if self.lead.waiting.is_empty() { CLEANED_WAIT } else { batch };
         for id in report.cleaned {
@@ -150,7 +155,7 @@ impl Manager {
     }
 
     /// States only grow; the same state again with something else to say replaces it.
-    fn observe(&mut self, now: Now, node: NodeId, id: TaskId, status: TaskStatus) {
+    pub(super) fn observe(&mut self, now: Now, node: NodeId, id: TaskId, status: TaskStatus) {
         let Some(task) = self.lead.planned.task(id) else { return };
         let known = self.lead.reports.status(task);
         if status.state < known.state || &status == known {

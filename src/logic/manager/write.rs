@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::Manager;
 use super::flight::Own;
 use super::io::{CommandError, Reply};
-use crate::base::id::{RequestId, ServiceId};
-use crate::base::time::Now;
+use crate::base::id::{NodeId, RequestId, ServiceId};
+use crate::base::time::{Now, Time};
 use crate::logic::codec;
+use crate::logic::orchestrator;
 use crate::logic::raft::io::ProposeError;
 use crate::logic::store::{ApplyResult, Effect, OWN_REQUEST, Store};
 use crate::model::entry::{Change, ENTRY_CHANGES_MAX, Entry, Precondition};
@@ -112,9 +113,10 @@ impl Manager {
                 lead.dirty.insert(*id);
             }
             Effect::Remove(ObjectId::Task(_)) => lead.dirty.extend(&lead.waiting),
-            Effect::Node(_) | Effect::Remove(ObjectId::Node(_)) => {
-                lead.roles_changed = true;
-                lead.dirty.extend(lead.planned.services().map(|service| service.id));
+            Effect::Node(node) => self.node_changed(node.id),
+            Effect::Remove(ObjectId::Node(id)) => self.node_changed(*id),
+            Effect::Cluster(cluster) if cluster.rebalance => {
+                lead.rebalance_at.get_or_insert(Time(0));
             }
             Effect::Cluster(_) | Effect::Network(_) => {
                 lead.dirty.extend(lead.planned.services().map(|service| service.id));
@@ -129,6 +131,16 @@ impl Manager {
                 | ObjectId::Resource(_),
             ) => {}
         }
+    }
+}
+
+impl Manager {
+    /// A node came, changed or went: what is there, what is everywhere and what waits is looked at.
+    pub(super) fn node_changed(&mut self, id: NodeId) {
+        let lead = &mut self.lead;
+        lead.roles_changed = true;
+        lead.dirty.extend(orchestrator::concerned(&lead.planned, id));
+        lead.dirty.extend(&lead.waiting);
     }
 }
 

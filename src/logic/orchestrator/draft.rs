@@ -1,16 +1,21 @@
 //! A working copy of one service's tasks: reads see the store with the draft's own writes on top.
 //!
-//! Not here: any decision. A draft that changed nothing gives no changes.
+//! Not here: any decision. A draft that changed nothing gives no changes. Nodes are gone through
+//! only when a task needs one; what is asked of all slots at once is kept until something changes.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
+use super::jobs;
 use crate::base::id::{NodeId, ServiceId, TaskId};
 use crate::base::rng::Rng;
-use crate::base::time::{Now, Span, Wall};
+use crate::base::time::{Now, Span, Time, Wall};
 use crate::logic::allocator::{self, Picker};
+use crate::logic::scheduler::constraint::Constraint;
 use crate::logic::scheduler::{self, Nodes, Overlay};
 use crate::logic::store::Store;
 use crate::model::entry::Change;
+use crate::model::node::{Node, NodeState};
 use crate::model::object::{Meta, Object, ObjectId};
 use crate::model::service::{Mode, Service};
 use crate::model::task::{Task, TaskState, TaskStatus};
@@ -24,12 +29,22 @@ pub enum SlotKey {
     Node(NodeId),
 }
 
+/// The tasks of the service by place, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    /// Without those that are to be removed.
+    pub(super) held: BTreeMap<SlotKey, Vec<TaskId>>,
+    /// Those that are to be removed and have not ended.
+    pub(super) leaving: BTreeMap<SlotKey, Vec<TaskId>>,
+}
+
 /// The working copy.
 #[derive(Debug)]
 pub struct Draft<'a> {
     pub(super) store: &'a Store,
     pub(super) now: Now,
     table: &'a Nodes,
+    last_heard: Option<&'a BTreeMap<NodeId, Time>>,
     rng: &'a mut Rng,
     /// Index of the entry that the draft becomes.
     pub(super) index: u64,
@@ -38,6 +53,8 @@ pub struct Draft<'a> {
     service: Option<Service>,
     nodes: Option<Overlay<'a>>,
     picker: Picker,
+    /// Until a task is changed.
+    slots: Option<Rc<Slots>>,
 }
 
 impl<'a> Draft<'a> {
@@ -47,13 +64,38 @@ impl<'a> Draft<'a> {
             store,
             now,
             table: nodes,
+            last_heard: None,
             rng,
             index: store.index() + 1,
             tasks: BTreeMap::new(),
             service: None,
             nodes: None,
             picker: Picker::default(),
+            slots: None,
         }
+    }
+
+    /// When each node was last heard of. For one that is not in it, or without this, the time when
+    /// it was first seen to be down counts: that is later, so it is safe, too.
+    #[must_use]
+    pub const fn with_last_heard(mut self, last_heard: &'a BTreeMap<NodeId, Time>) -> Self {
+        self.last_heard = Some(last_heard);
+        self
+    }
+
+    pub(super) fn last_heard(&self, node: NodeId) -> Option<Time> {
+        self.last_heard.and_then(|heard| heard.get(&node).copied())
+    }
+
+    /// Whether a node is heard of.
+    pub(super) fn state(&self, node: NodeId) -> NodeState {
+        self.table.state(node)
+    }
+
+    /// Whether the task's node is known to be gone.
+    pub(super) fn is_lost(&self, task: &Task) -> bool {
+        let placed = task.status.state >= TaskState::Assigned;
+        placed && task.node.is_some_and(|node| self.state(node) == NodeState::Down)
     }
 
     pub(super) fn set_service(&mut self, service: Service) {
@@ -81,6 +123,7 @@ impl<'a> Draft<'a> {
     /// A task to be changed.
     pub fn edit(&mut self, id: TaskId) -> Option<&mut Task> {
         let store = self.store;
+        self.slots = None;
         self.tasks
             .entry(id)
             .or_insert_with(|| store.task(id).map(|task| task.as_ref().clone()))
@@ -89,36 +132,77 @@ impl<'a> Draft<'a> {
 
     /// Sets how far a task may go; it never goes back.
     pub(super) fn want(&mut self, id: TaskId, desired: TaskState) {
-        if let Some(task) = self.edit(id) {
-            task.desired = task.desired.max(desired);
+        if self.task(id).is_some_and(|task| task.desired < desired)
+            && let Some(task) = self.edit(id)
+        {
+            task.desired = desired;
         }
     }
 
-    fn remove(&mut self, id: TaskId) {
-        self.tasks.insert(id, None);
+    /// Whether the service wants another task than this one, or has it elsewhere: another placement
+    /// alone makes a task outdated only where its node does not fulfil it (swarmkit
+    /// `orchestrator.IsTaskDirty`).
+    pub(super) fn is_outdated(&self, task: &Task) -> bool {
+        let service = self.service();
+        let wanted = &service.spec.task.placement.constraints;
+        if task.is_outdated(service) {
+            return true;
+        }
+        let placed = task.status.state >= TaskState::Assigned;
+        // A global service looks at the constraints of each node by itself.
+        if !placed || service.spec.mode.is_global() || &task.spec.placement.constraints == wanted {
+            return false;
+        }
+        let node = task.node.and_then(|node| self.store.node(node));
+        node.is_some_and(|node| !fulfils(node, wanted))
     }
 
-    /// Ids of a service's tasks, oldest first. Those of an older spec are older whatever the wall
-    /// clock did in between.
+    /// How far a task of the service may go by itself.
+    pub(super) fn furthest(&self) -> TaskState {
+        if self.service().spec.mode.is_job() { TaskState::Complete } else { TaskState::Running }
+    }
+
+    /// Puts a task in, whole.
+    pub(super) fn insert(&mut self, task: Task) {
+        self.put(task.id, Some(task));
+    }
+
+    /// Takes a task out of the store.
+    pub(super) fn remove(&mut self, id: TaskId) {
+        self.put(id, None);
+    }
+
+    fn put(&mut self, id: TaskId, task: Option<Task>) {
+        self.slots = None;
+        self.tasks.insert(id, task);
+    }
+
+    /// Ids of a service's tasks.
     pub(super) fn tasks_of(&self, service: ServiceId) -> Vec<TaskId> {
         let stored = self.store.tasks_of_service(service).map(|task| task.id);
+        if self.tasks.is_empty() {
+            return stored.collect();
+        }
         let own = self.tasks.values().flatten().filter(|task| task.service == service);
         let mut ids: Vec<TaskId> = stored.chain(own.map(|task| task.id)).collect();
         ids.sort_unstable();
         ids.dedup();
         ids.retain(|id| self.task(*id).is_some());
-        let age = |task: &Task| (task.spec_version, task.meta.created, task.not_before);
-        ids.sort_by_key(|id| self.task(*id).map(age));
         ids
     }
 
-    /// The service's tasks by slot, oldest first, without those that are to be removed.
-    pub(super) fn slots(&self) -> BTreeMap<SlotKey, Vec<TaskId>> {
-        let mut slots: BTreeMap<SlotKey, Vec<TaskId>> = BTreeMap::new();
+    /// The service's tasks by slot.
+    pub(super) fn slots(&mut self) -> Rc<Slots> {
+        if let Some(slots) = &self.slots {
+            return Rc::clone(slots);
+        }
+        let mut slots = Slots::default();
         for id in self.tasks_of(self.service().id) {
-            let Some(task) = self.task(id).filter(|task| task.desired != TaskState::Remove) else {
+            let Some(task) = self.task(id) else { continue };
+            let removed = task.desired == TaskState::Remove;
+            if removed && task.status.state.is_terminal() {
                 continue;
-            };
+            }
             let key = match (self.service().spec.mode, task.node) {
                 (Mode::Global | Mode::GlobalJob, Some(node)) => SlotKey::Node(node),
                 (Mode::Global | Mode::GlobalJob, None)
@@ -126,16 +210,20 @@ impl<'a> Draft<'a> {
                     SlotKey::Slot(task.slot)
                 }
             };
-            slots.entry(key).or_default().push(id);
+            let of = if removed { &mut slots.leaving } else { &mut slots.held };
+            of.entry(key).or_default().push(id);
         }
-        slots
+        for ids in slots.held.values_mut().filter(|ids| ids.len() > 1) {
+            ids.sort_by_key(|id| self.task(*id).map(age));
+        }
+        Rc::clone(self.slots.insert(Rc::new(slots)))
     }
 
     /// A new task of the service in a slot. With a delay it waits in `Ready`.
     pub(super) fn create(&mut self, key: SlotKey, desired: TaskState, delay: Span) -> TaskId {
         let task = self.new_task(key, desired, delay);
         let id = task.id;
-        self.tasks.insert(id, Some(task));
+        self.put(id, Some(task));
         id
     }
 
@@ -161,7 +249,7 @@ impl<'a> Draft<'a> {
             addresses: Vec::new(),
             desired,
             status: status(TaskState::New, wall, "created"),
-            job_iteration: 0,
+            job_iteration: jobs::iteration(service),
             not_before: (delay > Span::ZERO).then(|| Wall(wall.0.saturating_add(delay.0))),
             generic: Vec::new(),
             adopted_from: None,
@@ -186,22 +274,24 @@ impl<'a> Draft<'a> {
 
     /// Gives addresses and nodes to the service's tasks that have none; true when one still waits.
     pub(super) fn place_tasks(&mut self) -> bool {
-        let waiting = |task: &Task| {
-            task.status.state < TaskState::Assigned && task.desired <= TaskState::Complete
-        };
-        let all = self.tasks_of(self.service().id);
-        let mut homes: BTreeMap<u64, NodeId> = BTreeMap::new();
-        if scheduler::stays_at_home(&self.service().spec.task) {
-            let tasks = all.iter().filter_map(|id| self.task(*id));
-            homes.extend(tasks.filter_map(|task| Some((task.slot, task.node?))));
-        }
-        let ids: Vec<TaskId> =
-            all.into_iter().filter(|id| self.task(*id).is_some_and(waiting)).collect();
+        let slots = self.slots();
+        let all = || slots.held.values().flatten().copied();
+        let waiting = |task: &Task| task.status.state < TaskState::Assigned && task.is_wanted();
+        let mut ids: Vec<TaskId> = all().filter(|id| self.task(*id).is_some_and(waiting)).collect();
+        ids.sort_by_key(|id| self.task(*id).map(age));
         if let Err(err) = self.lease_vips() {
             for id in &ids {
                 self.wait(*id, TaskState::New, "created", err.clone());
             }
             return true;
+        }
+        if ids.is_empty() {
+            return false;
+        }
+        let mut homes: BTreeMap<u64, NodeId> = BTreeMap::new();
+        if scheduler::stays_at_home(&self.service().spec.task) {
+            let tasks = all().filter_map(|id| self.task(id));
+            homes.extend(tasks.filter_map(|task| Some((task.slot, task.node?))));
         }
         // Desired states have changed since the nodes were last counted.
         self.nodes = None;
@@ -247,7 +337,7 @@ impl<'a> Draft<'a> {
             Ok(message) => task.status = status(TaskState::Assigned, wall, message),
             Err(err) => wait(&mut task, TaskState::Pending, scheduler::MESSAGE_PENDING, err, wall),
         }
-        self.tasks.insert(id, Some(task));
+        self.put(id, Some(task));
         ok
     }
 
@@ -265,8 +355,7 @@ impl<'a> Draft<'a> {
             let gone = self.task(id).is_some_and(|task| {
                 let ended = task.status.state.is_terminal() && task.addresses.is_empty();
                 let unknown = task.status.state < TaskState::Assigned;
-                (task.desired == TaskState::Remove && ended)
-                    || (task.desired > TaskState::Running && unknown)
+                (task.desired == TaskState::Remove && ended) || (!task.is_wanted() && unknown)
             });
             if gone {
                 self.remove(id);
@@ -274,8 +363,18 @@ impl<'a> Draft<'a> {
         }
     }
 
-    pub(super) fn drop_task(&mut self, id: TaskId) {
-        self.remove(id);
+    /// Gives a task up whose node will not tell of it any more; what it held is free again.
+    pub(super) fn orphan(&mut self, id: TaskId) {
+        let wall = self.now.wall;
+        let held = |task: &Task| !task.status.state.is_terminal() || !task.addresses.is_empty();
+        if !self.task(id).is_some_and(held) {
+            return;
+        }
+        let Some(task) = self.edit(id) else { return };
+        task.addresses.clear();
+        if !task.status.state.is_terminal() {
+            task.status = status(TaskState::Orphaned, wall, &task.status.message);
+        }
     }
 
     /// What is to be written: the service first, then tasks, without what is as it was.
@@ -298,6 +397,17 @@ impl<'a> Draft<'a> {
         }
         changes
     }
+}
+
+/// Whether the node fulfils all constraints.
+pub(super) fn fulfils(node: &Node, constraints: &[String]) -> bool {
+    constraints.iter().all(|text| Constraint::parse(text).is_ok_and(|it| it.matches(node)))
+}
+
+/// The order in which tasks of a slot were made; those of an older spec are older whatever the
+/// wall clock did in between.
+fn age(task: &Task) -> (u64, Wall, Option<Wall>) {
+    (task.spec_version, task.meta.created, task.not_before)
 }
 
 /// Says why a task waits, unless it says so already.

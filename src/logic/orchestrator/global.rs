@@ -1,34 +1,30 @@
 //! Global services: one task on every node that may run it.
+//!
+//! A node that is down keeps its task, unless that is outdated: it has nowhere else to go, and may
+//! still run when the node is back.
 
 use super::draft::{Draft, SlotKey};
 use crate::base::id::{NodeId, TaskId};
 use crate::base::time::Span;
+use crate::model::node::{Availability, Node, NodeState};
 use crate::model::task::{Task, TaskState};
 
 /// One task on each eligible node; on others none is wanted.
 pub(super) fn spread(draft: &mut Draft<'_>) {
+    remove_gone(draft);
     let slots = draft.slots();
     let nodes: Vec<_> = draft.nodes().ids().collect();
-    for (key, ids) in &slots {
-        let gone = match key {
-            SlotKey::Node(node) => !nodes.contains(node),
-            SlotKey::Slot(_) => true,
-        };
-        if gone {
-            for id in ids {
-                draft.want(*id, TaskState::Remove);
-            }
-        }
-    }
     let task = probe(draft);
     for node in nodes {
         let key = SlotKey::Node(node);
         let eligible = draft.nodes().eligible(node, &task.spec);
         let open = draft.nodes().is_active(node);
-        match (eligible, slots.get(&key)) {
+        let down = draft.state(node) == NodeState::Down;
+        match (eligible, slots.held.get(&key)) {
             (true, None) if open => {
-                draft.create(key, TaskState::Running, Span::ZERO);
+                draft.create(key, TaskState::Ready, Span::ZERO);
             }
+            (false, Some(_)) if down && !is_drained(draft, node) => {}
             (false, Some(ids)) => {
                 for id in ids {
                     draft.want(*id, TaskState::Shutdown);
@@ -36,11 +32,30 @@ pub(super) fn spread(draft: &mut Draft<'_>) {
             }
             // The node was not eligible for a while: what was there was asked to stop.
             (true, Some(ids)) if open && stopped(draft, ids) => {
-                draft.create(key, TaskState::Running, Span::ZERO);
+                draft.create(key, TaskState::Ready, Span::ZERO);
             }
             (true, Some(_) | None) | (false, None) => {}
         }
     }
+}
+
+/// Nothing is wanted on nodes that are no more.
+pub(super) fn remove_gone(draft: &mut Draft<'_>) {
+    let slots = draft.slots();
+    for (key, ids) in &slots.held {
+        let gone = match key {
+            SlotKey::Node(node) => draft.store.node(*node).is_none(),
+            SlotKey::Slot(_) => true,
+        };
+        for id in ids.iter().filter(|_| gone) {
+            draft.want(*id, TaskState::Remove);
+        }
+    }
+}
+
+fn is_drained(draft: &Draft<'_>, node: NodeId) -> bool {
+    let drained = |node: &Node| node.spec.availability == Availability::Drain;
+    draft.store.node(node).is_some_and(|node| drained(node))
 }
 
 /// Nodes on which the service may get a new task; a paused one only keeps what it has.
@@ -60,6 +75,6 @@ fn probe(draft: &mut Draft<'_>) -> Task {
 /// None of them is wanted, and the last one ended because it was asked to.
 fn stopped(draft: &Draft<'_>, ids: &[TaskId]) -> bool {
     let tasks = || ids.iter().filter_map(|id| draft.task(*id));
-    tasks().all(|task| task.desired > TaskState::Running)
+    tasks().all(|task| !task.is_wanted())
         && tasks().next_back().is_some_and(|task| task.status.state == TaskState::Shutdown)
 }

@@ -5,10 +5,16 @@
 //! choices left: a list of changes and the time to look again. What must survive a restart of the
 //! manager is in the store; [`Memory`] holds only monotonic times that are made anew from it.
 //!
-//! **Invariant:** outside a start-first update at most one task of a slot is wanted running.
+//! **Invariant:** outside a start-first update at most one task of a slot is wanted running, but
+//! for one on a node that is not heard of: [`nodes`] has the exact rule.
 
+mod adopt;
 mod draft;
 mod global;
+pub mod jobs;
+mod nodes;
+#[cfg(test)]
+mod place_tests;
 mod reaper;
 mod replicated;
 mod restart;
@@ -18,11 +24,13 @@ mod update;
 #[cfg(test)]
 mod walk_tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+pub use self::adopt::{Chain, adopt};
 #[cfg(test)]
 pub(crate) use self::draft::status;
 pub use self::draft::{Draft, SlotKey};
+pub use self::nodes::{ORPHAN_AFTER, concerned, move_task, orphan_all};
 pub use self::restart::{BACKOFF_MAX, STABLE_AFTER};
 
 use crate::base::id::{ServiceId, TaskId};
@@ -35,6 +43,12 @@ use crate::model::task::TaskState;
 pub struct Memory {
     /// When a task that is wanted `Ready` may be wanted `Running`.
     starts: BTreeMap<TaskId, Time>,
+    /// Since when the node of a task is known to be down that its worker stops by itself.
+    down: BTreeMap<TaskId, Time>,
+    /// Tasks on nodes that are down to which a replacement was made.
+    replaced: BTreeSet<TaskId>,
+    /// Tasks that were made to move one to another node, and that one.
+    moving: BTreeMap<TaskId, TaskId>,
     /// The update under way.
     update: Option<update::Update>,
 }
@@ -78,15 +92,24 @@ pub fn reconcile(draft: &mut Draft<'_>, service: &Service, memory: &mut Memory) 
     let wake = &mut looked.wake;
     draft.set_service(service.clone());
     memory.starts.retain(|id, _| draft.task(*id).is_some());
+    jobs::end_old_runs(draft);
+    nodes::leave(draft);
+    nodes::end_moves(draft, memory);
+    nodes::settle(draft, memory);
     restart::replace_ended(draft, memory, wake);
     match service.spec.mode {
         Mode::Replicated { replicas } => replicated::scale(draft, replicas),
         Mode::Global => global::spread(draft),
-        Mode::ReplicatedJob { .. } | Mode::GlobalJob => {}
+        Mode::ReplicatedJob { max_concurrent, total } => jobs::run(draft, max_concurrent, total),
+        Mode::GlobalJob => jobs::run_everywhere(draft),
     }
-    update::advance(draft, &mut memory.update, wake);
+    if !service.spec.mode.is_job() {
+        update::advance(draft, &mut memory.update, wake);
+        restart::retry(draft);
+    }
     restart::promote(draft, memory, wake);
     looked.waits = draft.place_tasks();
+    nodes::end_moves(draft, memory);
     reaper::reap(draft);
     draft.finish_removed(service.id);
     looked
@@ -95,8 +118,9 @@ pub fn reconcile(draft: &mut Draft<'_>, service: &Service, memory: &mut Memory) 
 /// Takes away the tasks of a service that is no more.
 pub fn remove_all(draft: &mut Draft<'_>, service: ServiceId) {
     for id in draft.tasks_of(service) {
-        if let Some(task) = draft.edit(id) {
-            task.desired = TaskState::Remove;
+        draft.want(id, TaskState::Remove);
+        if draft.task(id).is_some_and(|task| nodes::is_gone(draft, task)) {
+            draft.orphan(id);
         }
     }
     draft.finish_removed(service);

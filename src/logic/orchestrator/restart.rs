@@ -13,7 +13,8 @@
 //! of the clock can only forget attempts.
 
 use super::draft::{Draft, SlotKey};
-use super::{Memory, Wake, reaper};
+use super::nodes::{self, Before};
+use super::{Memory, Wake, jobs, reaper, update};
 use crate::base::id::TaskId;
 use crate::base::time::{Span, Time};
 use crate::model::service::{RestartCondition, Service};
@@ -34,13 +35,28 @@ pub(super) const BACKOFF_MIN: Span = Span::from_secs(1);
 /// Longest delay, unless the policy's own is longer.
 pub const BACKOFF_MAX: Span = Span::from_secs(300);
 
+/// Whether the policy lets tasks run again that did not end by themselves. As in Swarm, one that
+/// is never to be replaced does not follow its service to another node either; a job has to be
+/// completed.
+pub(super) fn may_move(service: &Service) -> bool {
+    service.spec.mode.is_job()
+        || match service.spec.task.restart.condition {
+            RestartCondition::None => false,
+            RestartCondition::OnFailure | RestartCondition::Any => true,
+        }
+}
+
 /// Gives a successor to each ended task that is to have one.
 pub(super) fn replace_ended(draft: &mut Draft<'_>, memory: &mut Memory, wake: &mut Wake) {
-    for (key, ids) in draft.slots() {
-        let ended =
-            |task: &Task| task.desired <= TaskState::Running && task.status.state.is_terminal();
-        for id in &ids {
-            let Some(task) = draft.task(*id).filter(|task| ended(task)).cloned() else { continue };
+    let slots = draft.slots();
+    for (key, ids) in &slots.held {
+        for id in ids {
+            let ended = |task: &&Task| task.is_wanted() && task.status.state.is_terminal();
+            let Some(task) = draft.task(*id).filter(ended) else { continue };
+            if draft.service().spec.mode.is_job() && task.status.state == TaskState::Complete {
+                continue;
+            }
+            let task = task.clone();
             // One that fails while it waits for its own delay is followed after that delay.
             if task.desired < TaskState::Running {
                 let due = due(draft, memory, &task);
@@ -50,16 +66,45 @@ pub(super) fn replace_ended(draft: &mut Draft<'_>, memory: &mut Memory, wake: &m
                 }
             }
             draft.want(*id, TaskState::Shutdown);
-            let other = ids.iter().any(|id| {
-                draft.task(*id).is_some_and(|other| {
-                    other.desired <= TaskState::Running && !other.status.state.is_terminal()
-                })
-            });
-            if !other && wanted(draft, &task, &ids) {
-                let delay = delay(draft, &task, &ids);
-                draft.create(key, TaskState::Ready, delay);
+            let other = |other: &Task| other.is_active() && !draft.is_lost(other);
+            let other = ids.iter().any(|id| draft.task(*id).is_some_and(other));
+            if !other {
+                succeed(draft, *key, &task, ids);
             }
         }
+    }
+}
+
+/// Goes on with slots in which the new task of a start-first update has ended and the old one is
+/// still there.
+pub(super) fn retry(draft: &mut Draft<'_>) {
+    if update::is_paused(draft.service()) {
+        return;
+    }
+    let slots = draft.slots();
+    for (key, ids) in slots.held.iter().filter(|(_, ids)| ids.len() > 1) {
+        let tasks = || ids.iter().filter_map(|id| draft.task(*id));
+        let mut active = tasks().filter(|task| task.is_active()).peekable();
+        let old = active.peek().is_some() && active.all(|task| draft.is_outdated(task));
+        let newest = tasks().next_back().filter(|task| {
+            !task.is_wanted() && task.status.state.is_terminal() && !draft.is_outdated(task)
+        });
+        if let Some(task) = newest.filter(|_| old).cloned() {
+            succeed(draft, *key, &task, ids);
+        }
+    }
+}
+
+/// Makes the successor of an ended task, if the policy lets it have one.
+fn succeed(draft: &mut Draft<'_>, key: SlotKey, task: &Task, ids: &[TaskId]) {
+    // Its node was removed: that is no fault of the task.
+    if task.status.state == TaskState::Orphaned {
+        if may_move(draft.service()) {
+            draft.create(key, TaskState::Ready, Span::ZERO);
+        }
+    } else if wanted(draft, task, ids) {
+        let delay = delay(draft, task, ids);
+        draft.create(key, TaskState::Ready, delay);
     }
 }
 
@@ -80,9 +125,28 @@ fn wanted(draft: &Draft<'_>, task: &Task, slot: &[TaskId]) -> bool {
         policy.window == Span::ZERO || age <= policy.window.0
     };
     let ended = slot.iter().filter_map(|id| draft.task(*id)).filter(|other| {
-        other.status.state.is_terminal() && !other.is_outdated(service) && recent(other)
+        let mine = !other.is_outdated(service) && jobs::is_of_run(other, service);
+        mine && ended_by_itself(other) && recent(other)
     });
     u64::try_from(ended.count()).unwrap_or(u64::MAX) <= policy.max_attempts
+}
+
+/// It ended, and not because it was asked to.
+pub(super) fn ended_by_itself(task: &Task) -> bool {
+    match task.status.state {
+        TaskState::Complete | TaskState::Failed | TaskState::Rejected => true,
+        TaskState::New
+        | TaskState::Pending
+        | TaskState::Assigned
+        | TaskState::Accepted
+        | TaskState::Preparing
+        | TaskState::Ready
+        | TaskState::Starting
+        | TaskState::Running
+        | TaskState::Shutdown
+        | TaskState::Remove
+        | TaskState::Orphaned => false,
+    }
 }
 
 /// How long a successor waits.
@@ -145,31 +209,33 @@ fn due(draft: &Draft<'_>, memory: &mut Memory, task: &Task) -> Time {
 
 /// Lets successors run whose delay is over.
 pub(super) fn promote(draft: &mut Draft<'_>, memory: &mut Memory, wake: &mut Wake) {
-    for (key, ids) in draft.slots() {
-        for id in &ids {
+    let slots = draft.slots();
+    for (key, ids) in &slots.held {
+        for id in ids {
             let waits = |task: &&Task| {
-                task.desired < TaskState::Running && !task.status.state.is_terminal()
+                let ended = task.status.state.is_terminal();
+                task.desired < TaskState::Running && !ended && !draft.is_lost(task)
             };
             let Some(task) = draft.task(*id).filter(waits).cloned() else { continue };
             let due = due(draft, memory, &task);
-            let latest = due + OLD_TASK_WAIT;
             let now = draft.now.mono;
             if now < due {
                 wake.at(due);
-            } else if now < latest && predecessor_runs(draft, key, &ids) {
-                wake.at(latest);
-            } else {
-                draft.want(*id, TaskState::Running);
-                memory.starts.remove(id);
+                continue;
+            }
+            let leaving = slots.leaving.get(key).into_iter().flatten();
+            let others: Vec<TaskId> = leaving.chain(ids).copied().collect();
+            match nodes::before(draft, memory, &others) {
+                Before::Stops { alone: true } => {}
+                Before::Stops { alone: false } if now < due + OLD_TASK_WAIT => {
+                    wake.at(due + OLD_TASK_WAIT);
+                }
+                Before::Lease(end) => wake.at(end),
+                Before::Nothing | Before::Stops { alone: false } => {
+                    draft.want(*id, draft.furthest());
+                    memory.starts.remove(id);
+                }
             }
         }
     }
-}
-
-fn predecessor_runs(draft: &Draft<'_>, _key: SlotKey, slot: &[TaskId]) -> bool {
-    slot.iter().filter_map(|id| draft.task(*id)).any(|task| {
-        task.desired > TaskState::Running
-            && !task.status.state.is_terminal()
-            && task.status.state >= TaskState::Assigned
-    })
 }

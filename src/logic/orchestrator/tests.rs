@@ -6,40 +6,54 @@
 //! After each command the service is looked at until nothing changes, as the manager does.
 //!
 //! ```text
-//! nodes a b c                | node a active|pause|drain|ready|down|gone | history N
+//! nodes a b c | history N
+//! node a active|pause|drain|small (memory)|label (disk=ssd)|ready|unknown|down|gone|orphan
 //! service replicas=2 image=i mode=global condition=none|on-failure delay=5 attempts=3 window=60
 //!         parallelism=1 wait=5 monitor=5 action=pause|continue|rollback ratio=50 (%) order=start-first
 //!         back=pause|continue (action of a rollback) constraint=a==b max=1 memory=N
+//!         job=2/5 (at once/in all) mode=global-job disconnect=stop
+//! adopt N failed running (task N failed and its successor, made by its worker, runs)
+//! move N (to a better node)
 //! rollback | remove | forget (what is held in memory) | clock SECONDS (wall clock, ahead or back)
 //! is N… running|complete|failed|rejected|shutdown | hold N… failed (its address is not yet free)
 //! run (all that are wanted) | stop (all that are to stop) | advance SECONDS | ps
 //! ```
 
-use std::collections::BTreeMap;
+mod invariants;
+mod words;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use expect_test::expect_file;
 
-use super::{Draft, Memory, reconcile, remove_all, status};
+use self::words::{seconds, set, state};
+use super::{
+    Chain, Draft, Memory, adopt, jobs, move_task, orphan_all, reconcile, remove_all, status,
+};
 use crate::base::id::{NodeId, ServiceId, TaskId};
 use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Time, Wall};
 use crate::logic::fixture;
 use crate::logic::scheduler::Nodes;
-use crate::logic::store::{Lease, OWN_REQUEST, Store};
+use crate::logic::store::{OWN_REQUEST, Store};
 use crate::model::entry::{Change, Entry};
 use crate::model::node::{Availability, NodeState};
 use crate::model::object::{Object, ObjectId};
-use crate::model::service::{
-    FailureAction, Mode, RestartCondition, ServiceSpec, UpdateOrder, UpdateState, UpdateStatus,
-};
-use crate::model::task::{Task, TaskState};
+use crate::model::service::{UpdateState, UpdateStatus};
+use crate::model::task::{LEASE, Task, TaskState};
 
 const SERVICE: ServiceId = ServiceId::new(1);
 
 pub(super) struct Lab {
     pub(super) store: Store,
     states: BTreeMap<NodeId, NodeState>,
+    /// What runs completes at once.
+    pub(super) complete: bool,
+    /// What workers stopped by themselves.
+    dead: BTreeSet<TaskId>,
+    /// Since when nodes are down.
+    down: BTreeMap<NodeId, Time>,
     rng: Rng,
     memory: Memory,
     now: Time,
@@ -67,6 +81,9 @@ impl Lab {
         Self {
             store: fixture::store(objects),
             states: BTreeMap::new(),
+            complete: false,
+            dead: BTreeSet::new(),
+            down: BTreeMap::new(),
             rng: Rng::new(1),
             memory: Memory::default(),
             now: Time(0),
@@ -116,24 +133,18 @@ impl Lab {
         panic!("the service does not come to rest: {}", self.text);
     }
 
+    pub(super) fn hears(&self, task: &Task) -> bool {
+        hears(&self.states, task)
+    }
+
+    pub(super) fn is_global(&self) -> bool {
+        self.store.service(SERVICE).is_some_and(|service| service.spec.mode.is_global())
+    }
+
     fn check(&self) {
-        let service = self.store.service(SERVICE);
-        let update = service.and_then(|it| it.spec.update).unwrap_or_default();
-        let tasks = || self.store.tasks().filter(|task| !task.status.state.is_terminal());
-        for task in tasks().filter(|task| task.desired == TaskState::Running) {
-            let same = |other: &&std::sync::Arc<Task>| {
-                let slot = if task.slot == 0 { other.node == task.node } else { true };
-                slot && other.slot == task.slot && other.desired == TaskState::Running
-            };
-            let first = update.order == UpdateOrder::StartFirst;
-            assert!(first || tasks().filter(same).count() == 1, "two wanted: {task:#?}");
-        }
-        for task in self.store.tasks() {
-            for lease in &task.addresses {
-                let holder = self.store.lease(lease.network, lease.address);
-                assert_eq!(holder, Some(Lease::Task(task.id)));
-            }
-        }
+        self.invariant_one_task_holds_a_slot();
+        self.invariant_addresses_are_leased();
+        self.invariant_jobs_are_bounded();
     }
 
     fn show(&mut self, changes: &[Change]) {
@@ -175,6 +186,7 @@ impl Lab {
             let mut service = fixture::service(1, "web");
             service.spec_version = index;
             set(&mut service.spec, text);
+            service.job = jobs::next_run(service.spec.mode, None, self.now().wall);
             return self.put(Object::Service(Box::new(service)));
         };
         let mut service = old.as_ref().clone();
@@ -182,6 +194,10 @@ impl Lab {
         let (new, old) = (&service.spec, &old.spec);
         if (&new.task.container, &new.task.restart) != (&old.task.container, &old.task.restart) {
             service.spec_version = index;
+        }
+        if service.spec.mode.is_job() {
+            service.spec_version = index;
+            service.job = jobs::next_run(service.spec.mode, service.job, self.now().wall);
         }
         service.previous_spec = Some(Box::new(old.clone()));
         service.update_status = None;
@@ -208,12 +224,46 @@ impl Lab {
         node.spec.labels = [("name".to_owned(), name.to_owned())].into();
         match word {
             "gone" => return self.write(vec![Change::Remove(ObjectId::Node(id))]),
-            "down" => _ = self.states.insert(id, NodeState::Down),
+            "orphan" => {
+                let now = self.now();
+                let nodes = Nodes::new(&self.store, &self.states);
+                let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
+                orphan_all(&mut draft, id);
+                let changes = draft.into_changes();
+                self.show(&changes);
+                return self.write(changes);
+            }
+            "down" => {
+                self.states.insert(id, NodeState::Down);
+                self.down.entry(id).or_insert(self.now);
+                return;
+            }
+            "unknown" => {
+                self.states.insert(id, NodeState::Unknown);
+                return self.heard(id);
+            }
+            "ready" => {
+                self.states.insert(id, NodeState::Ready);
+                self.heard(id);
+                if self.store.node(id).is_some() {
+                    return;
+                }
+            }
+            "small" => node.description.memory_bytes = 10,
+            "label" => _ = node.spec.labels.insert("disk".to_owned(), "ssd".to_owned()),
             "pause" => node.spec.availability = Availability::Pause,
             "drain" => node.spec.availability = Availability::Drain,
-            _ => _ = self.states.insert(id, NodeState::Ready),
+            "active" => {}
+            _ => panic!("a node cannot be {word}"),
         }
         self.put(Object::Node(Box::new(node)));
+    }
+
+    /// A node is not down any more; if it was for too long, its worker has stopped what it had to.
+    fn heard(&mut self, id: NodeId) {
+        if self.down.remove(&id).is_some_and(|since| self.now >= since + LEASE) {
+            self.dead.extend(self.store.tasks_of_node(id).map(|task| task.id));
+        }
     }
 
     /// A worker tells of tasks; what has ended gives its address back, unless it is held.
@@ -221,6 +271,9 @@ impl Lab {
         let now = self.now().wall;
         let mut changes = Vec::new();
         for task in self.store.tasks().filter(|task| which(self.numbers[&task.id], task)) {
+            if state == TaskState::Running {
+                self.invariant_one_runs_with_a_lease(task);
+            }
             let mut task = task.as_ref().clone();
             task.status = status(state, now, "told");
             if state.is_terminal() && !held {
@@ -271,13 +324,66 @@ impl Lab {
                 let numbers: Vec<usize> = words.iter().map(|word| word.parse().unwrap()).collect();
                 self.tell(|number, _| numbers.contains(&number), state, word == "hold");
             }
-            "run" => self.tell(waits, TaskState::Running, false),
-            "stop" => self.tell(stops, TaskState::Shutdown, false),
+            "run" => {
+                let states = self.states.clone();
+                let which = |_, task: &Task| waits(task) && hears(&states, task);
+                self.tell(which, TaskState::Running, false);
+                if self.complete {
+                    let runs = |task: &Task| task.status.state == TaskState::Running;
+                    let which = |_, task: &Task| runs(task) && hears(&states, task);
+                    self.tell(which, TaskState::Complete, false);
+                }
+            }
+            "stop" => {
+                let states = self.states.clone();
+                let which = |_, task: &Task| stops(task) && hears(&states, task);
+                self.tell(which, TaskState::Shutdown, false);
+            }
+            "adopt" => self.adopt(rest),
+            "move" => self.move_task(rest.parse().unwrap()),
             "advance" => return self.advance(self.now + Span::from_secs(rest.parse().unwrap())),
             "ps" => return self.ps(),
             _ => panic!("unknown command {command:?}"),
         }
         self.look();
+    }
+
+    /// `3 failed running`: task 3 failed and its successor runs; one more for each word.
+    fn adopt(&mut self, text: &str) {
+        let mut words = text.split(' ');
+        let number: usize = words.next().and_then(|word| word.parse().ok()).expect("a task");
+        let found = self.numbers.iter().find(|(_, it)| **it == number);
+        let base = *found.expect("a task of that number").0;
+        let now = self.now();
+        let mut states = words.map(|word| status(state(word), now.wall, "told"));
+        let status = states.next();
+        let mut ended: Vec<_> =
+            (1..).zip(states).map(|(n, status)| (base.successor(n), status)).collect();
+        let last = ended.pop().expect("a successor");
+        let nodes = Nodes::new(&self.store, &self.states);
+        let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
+        if !adopt(&mut draft, &Chain { base, status, ended, last }) {
+            self.text.push_str("not wanted\n");
+        }
+        let changes = draft.into_changes();
+        self.show(&changes);
+        self.write(changes);
+    }
+
+    fn move_task(&mut self, number: usize) {
+        let found = self.numbers.iter().find(|(_, it)| **it == number);
+        let id = *found.expect("a task of that number").0;
+        let now = self.now();
+        let service = self.store.service(SERVICE).expect("the service");
+        let nodes = Nodes::new(&self.store, &self.states);
+        let mut draft = Draft::new(&self.store, &nodes, &mut self.rng, now);
+        if !move_task(&mut draft, service, &mut self.memory, id) {
+            self.text.push_str("not moved\n");
+        }
+        reconcile(&mut draft, service, &mut self.memory);
+        let changes = draft.into_changes();
+        self.show(&changes);
+        self.write(changes);
     }
 
     fn ps(&mut self) {
@@ -293,28 +399,19 @@ impl Lab {
     }
 }
 
-fn waits(_: usize, task: &Task) -> bool {
+/// Its worker can tell.
+fn hears(states: &BTreeMap<NodeId, NodeState>, task: &Task) -> bool {
+    task.node.is_some_and(|node| states.get(&node) == Some(&NodeState::Ready))
+}
+
+fn waits(task: &Task) -> bool {
     let placed = task.status.state >= TaskState::Assigned;
-    task.desired == TaskState::Running && placed && task.status.state < TaskState::Running
+    let may = matches!(task.desired, TaskState::Running | TaskState::Complete);
+    may && placed && task.status.state < TaskState::Running
 }
 
-fn stops(_: usize, task: &Task) -> bool {
-    task.desired > TaskState::Running && !task.status.state.is_terminal()
-}
-
-fn seconds(text: &str) -> i64 {
-    text.parse::<i64>().unwrap() * 1_000_000
-}
-
-fn state(text: &str) -> TaskState {
-    match text {
-        "running" => TaskState::Running,
-        "complete" => TaskState::Complete,
-        "failed" => TaskState::Failed,
-        "rejected" => TaskState::Rejected,
-        "shutdown" => TaskState::Shutdown,
-        _ => panic!("unknown state {text}"),
-    }
+fn stops(task: &Task) -> bool {
+    !task.is_wanted() && !task.status.state.is_terminal()
 }
 
 fn line(number: usize, task: &Task) -> String {
@@ -326,45 +423,6 @@ fn line(number: usize, task: &Task) -> String {
         write!(line, ": {}", task.status.err).unwrap();
     }
     line
-}
-
-fn action(text: &str) -> FailureAction {
-    match text {
-        "continue" => FailureAction::Continue,
-        "rollback" => FailureAction::Rollback,
-        _ => FailureAction::Pause,
-    }
-}
-
-fn set(spec: &mut ServiceSpec, text: &str) {
-    for word in text.split_whitespace() {
-        let (key, value) = word.split_once('=').expect("key=value");
-        let number = || value.parse::<u64>().expect("a number");
-        let span = || Span::from_secs(number());
-        let update = spec.update.get_or_insert_default();
-        let (restart, placement) = (&mut spec.task.restart, &mut spec.task.placement);
-        match key {
-            "image" => value.clone_into(&mut spec.task.container.image),
-            "replicas" => spec.mode = Mode::Replicated { replicas: number() },
-            "mode" => spec.mode = Mode::Global,
-            "condition" if value == "none" => restart.condition = RestartCondition::None,
-            "condition" => restart.condition = RestartCondition::OnFailure,
-            "delay" => restart.delay = span(),
-            "attempts" => restart.max_attempts = number(),
-            "window" => restart.window = span(),
-            "parallelism" => update.parallelism = number(),
-            "wait" => update.delay = span(),
-            "monitor" => update.monitor = span(),
-            "action" => update.on_failure = action(value),
-            "back" => spec.rollback.get_or_insert_default().on_failure = action(value),
-            "ratio" => update.max_failure_ppm = value.parse::<u32>().unwrap() * 10_000,
-            "order" => update.order = UpdateOrder::StartFirst,
-            "constraint" => placement.constraints = vec![value.to_owned()],
-            "max" => placement.max_replicas = number(),
-            "memory" => spec.task.resources.reserve_memory_bytes = number(),
-            _ => panic!("unknown key {key}"),
-        }
-    }
 }
 
 fn check(script: &str, file: &expect_test::ExpectFile) {
@@ -393,4 +451,6 @@ macro_rules! scripts {
     )* };
 }
 
-scripts! { attempts, failure, global, history, rollout, scale }
+scripts! {
+    adoption, attempts, failure, global, history, jobs, lease, nodes, rollout, scale, update_nodes
+}

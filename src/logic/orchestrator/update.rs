@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::draft::{Draft, SlotKey};
+use super::restart::ended_by_itself;
 use super::{Wake, global};
 use crate::base::id::TaskId;
 use crate::base::time::{Span, Time};
 use crate::logic::allocator;
 use crate::model::service::{
-    FailureAction, Mode, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus,
+    FailureAction, Mode, Service, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus,
 };
 use crate::model::task::{Task, TaskState};
 
@@ -108,7 +109,7 @@ pub(super) fn advance(draft: &mut Draft<'_>, update: &mut Option<Update>, wake: 
 impl Update {
     /// One that begins, or that another manager began: then the slots whose new task does not run
     /// yet are under way.
-    fn new(draft: &Draft<'_>, outdated: usize) -> Self {
+    fn new(draft: &mut Draft<'_>, outdated: usize) -> Self {
         let mut update = Self {
             spec_version: draft.service().spec_version,
             total: 0,
@@ -118,22 +119,27 @@ impl Update {
             failed: BTreeSet::new(),
             last_done: draft.now.mono,
         };
-        let service = draft.service();
+        let slots = draft.slots();
         let begun = |task: &&Task| {
-            task.desired <= TaskState::Running
-                && task.status.state < TaskState::Running
-                && !task.is_outdated(service)
+            task.is_wanted() && task.status.state < TaskState::Running && !draft.is_outdated(task)
         };
-        for (key, ids) in draft.slots() {
-            let mut tasks = ids.iter().filter_map(|id| draft.task(*id));
-            let replaces = ids.len() > 1;
-            if let Some(task) = tasks.find(begun).filter(|_| replaces && is_under_way(draft)) {
+        let mut total = outdated.max(1);
+        let taken_over = is_under_way(draft);
+        for (key, ids) in slots.held.iter().filter(|(_, ids)| taken_over && ids.len() > 1) {
+            let tasks = || ids.iter().filter_map(|id| draft.task(*id));
+            if let Some(task) = tasks().find(begun) {
                 update.made.insert(task.id, None);
-                update.active.insert(key, Active { task: task.id, done: None });
-                update.taken.insert(key);
+                update.active.insert(*key, Active { task: task.id, done: None });
+                update.taken.insert(*key);
+                total += 1;
+            } else if tasks().any(|task| draft.is_outdated(task))
+                && tasks().next_back().is_some_and(|task| !draft.is_outdated(task))
+            {
+                // Replaced before.
+                total += 1;
             }
         }
-        update.total = u64::try_from(outdated.max(1) + update.active.len()).unwrap_or(u64::MAX);
+        update.total = u64::try_from(total).unwrap_or(u64::MAX);
         update
     }
 
@@ -167,9 +173,13 @@ impl Update {
         let now = draft.now.mono;
         let slots = draft.slots();
         for (key, active) in &mut self.active {
-            let done = draft.task(active.task).is_none_or(|task| {
-                task.status.state >= TaskState::Running || task.desired > TaskState::Running
-            });
+            if let Some(task) = moved(draft, active.task, slots.held.get(key)) {
+                active.task = task;
+                self.made.insert(task, None);
+            }
+            let done = draft
+                .task(active.task)
+                .is_none_or(|task| task.status.state >= TaskState::Running || !task.is_wanted());
             if !done || active.done.is_some() {
                 continue;
             }
@@ -177,7 +187,8 @@ impl Update {
             self.last_done = now;
             let runs = |task: &Task| task.status.state == TaskState::Running;
             if draft.task(active.task).is_some_and(runs) {
-                for id in slots.get(key).into_iter().flatten().filter(|id| **id != active.task) {
+                for id in slots.held.get(key).into_iter().flatten().filter(|id| **id != active.task)
+                {
                     draft.want(*id, TaskState::Shutdown);
                 }
             }
@@ -210,14 +221,11 @@ impl Update {
             if self.active.len() >= parallelism {
                 break;
             }
-            let service = draft.service();
-            let good =
-                |task: &Task| task.desired <= TaskState::Running && !task.is_outdated(service);
+            let good = |task: &Task| task.is_wanted() && !draft.is_outdated(task);
             let good = ids.iter().any(|id| draft.task(*id).is_some_and(good));
             if good || config.order == UpdateOrder::StopFirst {
                 for id in &ids {
-                    let service = draft.service();
-                    if draft.task(*id).is_some_and(|task| task.is_outdated(service)) {
+                    if draft.task(*id).is_some_and(|task| draft.is_outdated(task)) {
                         draft.want(*id, TaskState::Shutdown);
                     }
                 }
@@ -238,43 +246,50 @@ impl Update {
     }
 }
 
-/// It ended, and not because it was asked to.
-fn ended_by_itself(task: &Task) -> bool {
-    match task.status.state {
-        TaskState::Complete | TaskState::Failed | TaskState::Rejected => true,
-        TaskState::New
-        | TaskState::Pending
-        | TaskState::Assigned
-        | TaskState::Accepted
-        | TaskState::Preparing
-        | TaskState::Ready
-        | TaskState::Starting
-        | TaskState::Running
-        | TaskState::Shutdown
-        | TaskState::Remove
-        | TaskState::Orphaned => false,
+/// The task that took the place of one that lost its node, or had to leave it.
+fn moved(draft: &Draft<'_>, task: TaskId, slot: Option<&Vec<TaskId>>) -> Option<TaskId> {
+    let stays = |task: &Task| ended_by_itself(task) || (task.is_active() && !draft.is_lost(task));
+    if draft.task(task).is_some_and(stays) {
+        return None;
     }
+    let other = |other: &Task| {
+        other.id != task && other.is_active() && !draft.is_lost(other) && !draft.is_outdated(other)
+    };
+    slot?.iter().copied().rfind(|id| draft.task(*id).is_some_and(other))
 }
 
 /// Slots with an outdated task that is wanted, or whose last task is outdated and was not replaced;
 /// of a global service only where a new task may come.
 fn outdated(draft: &mut Draft<'_>) -> BTreeMap<SlotKey, Vec<TaskId>> {
-    let mut slots = draft.slots();
-    if draft.service().spec.mode == Mode::Global {
-        let open: BTreeSet<_> = global::open_nodes(draft).into_iter().map(SlotKey::Node).collect();
-        slots.retain(|key, _| open.contains(key));
-    }
-    let service = draft.service();
-    slots.retain(|_, ids| {
+    let slots = draft.slots();
+    let is_outdated = |ids: &[TaskId]| {
         let tasks = || ids.iter().filter_map(|id| draft.task(*id));
-        let wanted = || tasks().filter(|task| task.desired <= TaskState::Running);
+        let wanted = || tasks().filter(|task| task.is_wanted());
         if wanted().next().is_some() {
-            wanted().any(|task| task.is_outdated(service))
+            wanted().any(|task| draft.is_outdated(task))
         } else {
-            tasks().next_back().is_some_and(|task| task.is_outdated(service))
+            tasks().next_back().is_some_and(|task| draft.is_outdated(task))
         }
-    });
-    slots
+    };
+    let outdated = slots.held.iter().filter(|(_, ids)| is_outdated(ids));
+    let mut outdated: BTreeMap<_, _> = outdated.map(|(key, ids)| (*key, ids.clone())).collect();
+    if !outdated.is_empty() && draft.service().spec.mode == Mode::Global {
+        let open: BTreeSet<_> = global::open_nodes(draft).into_iter().map(SlotKey::Node).collect();
+        outdated.retain(|key, _| open.contains(key));
+    }
+    outdated
+}
+
+/// It waits for the user.
+pub(super) fn is_paused(service: &Service) -> bool {
+    let status = service.update_status.as_ref();
+    status.is_some_and(|status| match status.state {
+        UpdateState::Paused | UpdateState::RollbackPaused => true,
+        UpdateState::Updating
+        | UpdateState::Completed
+        | UpdateState::RollbackStarted
+        | UpdateState::RollbackCompleted => false,
+    })
 }
 
 fn is_under_way(draft: &Draft<'_>) -> bool {

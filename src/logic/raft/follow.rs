@@ -7,7 +7,7 @@
 use super::io::{Body, Entry, Output};
 use super::read::FollowerReads;
 use super::snapshot::Restoring;
-use super::{Doubt, Raft};
+use super::{Doubt, INDEX_MAX, Raft};
 use crate::base::id::NodeId;
 use crate::base::time::Time;
 
@@ -24,6 +24,8 @@ pub(super) struct Follow {
     acked: u64,
     /// The leader waits to be told.
     pub(super) ack_due: bool,
+    /// No append came since the last heartbeat.
+    is_idle: bool,
     /// The vote of this term is to be told once it is durable.
     pub(super) vote_due: bool,
     pub(super) reads: FollowerReads,
@@ -59,6 +61,7 @@ impl Raft {
         from: NodeId,
         out: &mut Vec<Output>,
     ) {
+        self.follow.is_idle = false;
         if self.follow.is_restoring() || !is_sound(previous, &entries, self.term) {
             return;
         }
@@ -124,6 +127,13 @@ impl Raft {
         }
         self.commit_told(commit);
         self.send(from, Body::HeartbeatReply { read }, out);
+        // The leader may take what was cut for acknowledged, and would send nothing more.
+        let hint_index = self.log.last();
+        let is_short = matches!(self.doubt, Doubt::Until(until) if until > hint_index);
+        if std::mem::replace(&mut self.follow.is_idle, true) && is_short {
+            let hint_term = self.log.last_term();
+            self.send(from, Body::AppendRejected { rejected: last, hint_index, hint_term }, out);
+        }
     }
 
     /// What the cut may have lost is durable again, and that is not on its way to the disk.
@@ -175,5 +185,5 @@ fn is_sound(previous: (u64, u64), entries: &[Entry], term: u64) -> bool {
         }
         (index, last) = (entry.index, entry.term);
     }
-    last <= term
+    last <= term && index <= INDEX_MAX
 }

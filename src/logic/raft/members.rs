@@ -65,7 +65,7 @@ impl Raft {
     /// Begins a cluster, with this member as its only one; a log from before there were members goes
     /// on. Without effect when there are members already.
     pub fn bootstrap(&mut self, now: Time, out: &mut Vec<Output>) {
-        if self.log.members().is_empty() && !self.retired {
+        if self.log.members().is_empty() {
             self.become_sole(now, out);
         }
     }
@@ -74,12 +74,13 @@ impl Raft {
     /// holds is committed. A lower epoch than the present one is not taken.
     pub fn force_new_cluster(&mut self, now: Time, epoch: u64, out: &mut Vec<Output>) {
         self.set_epoch(epoch);
-        if !self.retired && !self.follow.is_restoring() {
-            self.become_sole(now, out);
-        }
+        self.become_sole(now, out);
     }
 
     fn become_sole(&mut self, now: Time, out: &mut Vec<Output>) {
+        if self.retired || self.follow.is_restoring() {
+            return;
+        }
         self.fail_reads(out);
         self.follow.new_term();
         self.role = Role::Follower;
@@ -162,8 +163,7 @@ impl Raft {
 
     /// What a committed change of the members brings with it.
     pub(super) fn members_committed(&mut self, now: Time, out: &mut Vec<Output>) {
-        let Role::Leader(leader) = &self.role else { return };
-        if self.log.members_index() > self.commit {
+        if !self.is_leader() || self.log.members_index() > self.commit {
             return;
         }
         self.part(now, out);

@@ -59,6 +59,9 @@ use crate::model::wire::HardState;
 /// Highest term; what says a higher one is not heard. Far above what elections can reach.
 pub const TERM_MAX: u64 = 1 << 62;
 
+/// Highest index that is taken from another member.
+pub const INDEX_MAX: u64 = 1 << 62;
+
 /// What a member is doing.
 #[derive(Debug)]
 enum Role {

@@ -148,12 +148,12 @@ impl Raft {
     /// Answers what is confirmed.
     pub(super) fn answer_reads(&mut self, out: &mut Vec<Output>) {
         let (commit, id) = (self.commit, self.config.id);
-        let voters = self.log.members().voters.clone();
+        let voters = &self.log.members().voters;
         let mut answers = Vec::new();
         let Role::Leader(leader) = &mut self.role else { return };
         while let Some((reader, round)) = leader.reads.waiting.front().copied() {
             let has = |voter| leader.peers.get(&voter).is_some_and(|peer| peer.read >= round);
-            if commit < leader.first || !quorum::reached(&voters, |it| it == id || has(it)) {
+            if commit < leader.first || !quorum::reached(voters, |it| it == id || has(it)) {
                 break;
             }
             leader.reads.waiting.pop_front();

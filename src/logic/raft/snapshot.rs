@@ -5,7 +5,7 @@ use super::follow::Follow;
 use super::io::{Body, Members, Output, Snapshot, Ticket, Write};
 use super::lead::Leader;
 use super::progress::{Flow, Progress};
-use super::{Raft, Role};
+use super::{INDEX_MAX, Raft, Role};
 use crate::base::id::NodeId;
 use crate::base::time::{Span, Time};
 use crate::model::wire::HardState;
@@ -192,7 +192,8 @@ impl Raft {
         if index <= self.commit {
             return self.send(from, Body::SnapshotReply { index, offset: head.total }, out);
         }
-        if self.follow.is_restoring() || head.total > SNAPSHOT_BYTES_MAX || head.term > self.term {
+        let is_sound = head.total <= SNAPSHOT_BYTES_MAX && index <= INDEX_MAX;
+        if self.follow.is_restoring() || !is_sound || head.term > self.term {
             return;
         }
         let kept = self.follow.restoring.take().filter(|it| it.head == head);

@@ -125,3 +125,38 @@ impl Writes {
         (self.durable, self.queued) = (index, index);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_counts_only_for_what_was_not_cut_since() {
+        let hard = HardState::default();
+        let mut writes = Writes::new(4, hard);
+        let old = writes.put(Time(1), 7, hard, false);
+        writes.truncate(5);
+        let new = writes.put(Time(2), 6, hard, false);
+        writes.persisted(old);
+        assert_eq!((writes.durable(), writes.queued()), (5, 6), "6 and 7 are others by now");
+        writes.persisted(new);
+        assert_eq!(writes.durable(), 6);
+    }
+
+    #[test]
+    fn what_is_refused_is_not_on_its_way_any_more() {
+        let hard = |term| HardState { term, vote: None, commit: 0 };
+        let mut writes = Writes::new(0, hard(1));
+        let first = writes.put(Time(1), 2, hard(2), false);
+        let second = writes.put(Time(3), 5, hard(3), true);
+        assert!(writes.is_healing());
+        assert_eq!(writes.stalled_for(Time(8)), Span(7));
+        assert!(writes.refused(second));
+        assert!(!writes.refused(second), "nothing from there on is on its way");
+        assert_eq!((writes.queued(), writes.queued_hard()), (2, hard(2)));
+        assert!(!writes.is_healing());
+        writes.persisted(first);
+        assert_eq!((writes.durable(), writes.hard()), (2, hard(2)));
+        assert_eq!(writes.stalled_for(Time(9)), Span::ZERO);
+    }
+}

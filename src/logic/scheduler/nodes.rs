@@ -237,5 +237,5 @@ pub(super) fn is_placed(task: &Task) -> bool {
 
 /// Whether a task that is placed counts for the spread: it is to run, or to run to its end.
 pub(super) fn is_active(task: &Task) -> bool {
-    task.desired <= TaskState::Complete
+    task.is_wanted()
 }

@@ -1,14 +1,14 @@
 //! Which task would be better off elsewhere: opt-in, slow, one at a time.
 //!
 //! Swarm never moves a running task, so a node that comes back stays empty. Where the cluster asks
-//! for it, the manager lets [`rebalance`] name one task, replaces it, and asks again later. A task
+//! for it, the manager lets [`rebalance`] name one task, moves it, and asks again later. A task
 //! is named only if the scheduler, asked now, would put its successor where the service has at
 //! least two tasks less (on the node, or in the branch of a placement preference). Each move
 //! so evens the spread out and none is undone by a later one.
 //!
 //! Left alone are: global services and jobs; services with one replica, under an update, or with a
-//! task that does not run; tasks that write to a named volume or a bind mount, because what they
-//! wrote stays behind.
+//! task that does not run; tasks that stop when they are cut off; tasks that write to a named volume
+//! or a bind mount, because what they wrote stays behind.
 
 use super::info::NodeInfo;
 use super::nodes::Nodes;
@@ -17,7 +17,7 @@ use crate::base::id::{NodeId, ServiceId, TaskId};
 use crate::base::time::{Now, Span, Time};
 use crate::logic::store::Store;
 use crate::model::node::{Availability, NodeState};
-use crate::model::service::{Mode, MountKind, Service, TaskSpec, UpdateState};
+use crate::model::service::{Mode, MountKind, OnDisconnect, Service, TaskSpec, UpdateState};
 use crate::model::task::{Task, TaskState};
 
 /// Between two moves, and between two looks while a service is not at rest.
@@ -62,7 +62,12 @@ pub fn rebalance(store: &Store, nodes: &Nodes, now: Now, last: Option<Moved>) ->
         }
     }
     let mut unsettled = false;
-    for service in store.services().filter(|service| is_movable(service)) {
+    // The next service comes next: one whose moves come to nothing holds up no other.
+    let done = |service: &Service| last.is_some_and(|last| service.id <= last.service);
+    let mut services: Vec<&Service> =
+        store.services().map(AsRef::as_ref).filter(|service| is_movable(service)).collect();
+    services.sort_by_key(|service| done(service));
+    for service in services {
         if !is_at_rest(store, service) {
             unsettled = true;
             continue;
@@ -89,7 +94,10 @@ fn is_movable(service: &Service) -> bool {
             | UpdateState::RollbackPaused,
         ) => true,
     };
-    several && !updating && !leaves_behind(&service.spec.task)
+    // While it moves, two of a slot run: no task that must not may be moved.
+    let task = &service.spec.task;
+    let alone = task.on_disconnect == OnDisconnect::Stop;
+    several && !updating && !alone && !leaves_behind(task)
 }
 
 /// The tasks write to what stays on the node.

@@ -15,7 +15,7 @@ use crate::model::entry::{Change, Entry};
 use crate::model::node::NodeState;
 use crate::model::object::Object;
 use crate::model::service::{
-    Mode, Mount, MountKind, Propagation, Service, UpdateState, UpdateStatus,
+    Mode, Mount, MountKind, OnDisconnect, Propagation, Service, UpdateState, UpdateStatus,
 };
 use crate::model::task::{Task, TaskState};
 
@@ -126,13 +126,16 @@ fn bind() -> MountKind {
     MountKind::Bind { source, propagation: Propagation::Rprivate, non_recursive: false }
 }
 
+/// What is changed of the service, and whether a task of it moves.
+type Case = (fn(&mut Service), bool);
+
 #[test]
 fn what_leaves_something_behind_or_is_no_replicated_service_stays() {
     fn update(service: &mut Service, state: UpdateState) {
         let (started, completed, message) = (None, None, String::new());
         service.update_status = Some(UpdateStatus { state, started, completed, message });
     }
-    let cases: [(fn(&mut Service), bool); 13] = [
+    let cases: [Case; 14] = [
         (|_| {}, true),
         (|it| it.spec.task.container.mounts = vec![mount(volume("data"), false)], false),
         (|it| it.spec.task.container.mounts = vec![mount(volume("data"), true)], true),
@@ -141,6 +144,7 @@ fn what_leaves_something_behind_or_is_no_replicated_service_stays() {
         (|it| it.spec.task.container.mounts = vec![mount(bind(), true)], true),
         (|it| it.spec.mode = Mode::Global, false),
         (|it| it.spec.mode = Mode::ReplicatedJob { max_concurrent: 3, total: 3 }, false),
+        (|it| it.spec.task.on_disconnect = OnDisconnect::Stop, false),
         (|it| update(it, UpdateState::Updating), false),
         (|it| update(it, UpdateState::Paused), false),
         (|it| update(it, UpdateState::Completed), true),
@@ -202,6 +206,26 @@ fn one_task_at_a_time_and_seldom() {
 }
 
 #[test]
+fn services_take_turns() {
+    let mut lab = Lab::new(&[1, 1]);
+    let mut other = fixture::service(2, "other");
+    other.spec.mode = Mode::Replicated { replicas: 2 };
+    lab.put(Object::Service(Box::new(other)));
+    for slot in 1..=2 {
+        let mut task = fixture::task(u128::from(10 + slot), 2);
+        (task.slot, task.node) = (slot, Some(NodeId::new(1)));
+        task.status.state = TaskState::Running;
+        lab.put(Object::Task(Box::new(task)));
+    }
+    let next = |last: Option<u128>| {
+        let last = last.map(|id| Moved { service: ServiceId::new(id), at: Time(0) });
+        let looked = rebalance(&lab.store, &lab.nodes, now(60), last);
+        looked.task.map(|(service, _)| service.0.0)
+    };
+    assert_eq!([next(None), next(Some(1)), next(Some(2))], [Some(1), Some(2), Some(1)]);
+}
+
+#[test]
 fn nothing_moves_to_where_the_scheduler_would_not_place_it() {
     let mut lab = Lab::new(&[1, 1, 1]);
     lab.edit_service(|it| it.spec.task.placement.constraints = vec!["node.labels.zone==z1".into()]);
@@ -235,6 +259,14 @@ fn branches_of_a_preference_are_evened_out_first() {
     // Inside a branch, too.
     assert_eq!(lab(&[1, 1, 3, 4]).moves(), Some(2));
     assert_eq!(lab(&[1, 1, 3]).moves(), Some(2));
+    // One more in a branch is even, though the other one has the emptier nodes.
+    let mut even = lab(&[1, 2, 3]);
+    for id in 1..=2 {
+        let mut other = fixture::task(100 + id, 2);
+        (other.node, other.status.state) = (Some(NodeId::new(id)), TaskState::Running);
+        even.put(Object::Task(Box::new(other)));
+    }
+    assert_eq!(even.moves(), None);
 }
 
 proptest! {

@@ -255,7 +255,7 @@ fn a_task_gets_pieces_of_a_named_resource_that_no_other_has() {
 #[test]
 fn a_host_port_on_every_address_is_in_the_way_of_one_on_a_single_address() {
     let on = |ip: Option<[u8; 4]>| {
-        let host_ip = ip.map(|ip| std::net::IpAddr::from(ip));
+        let host_ip = ip.map(std::net::IpAddr::from);
         vec![Port { host_ip, ..host_port(80, Protocol::Tcp) }]
     };
     let (all, a, b) = (None, Some([10, 0, 0, 1]), Some([10, 0, 0, 2]));

@@ -1,13 +1,13 @@
 //! `apply` case by case.
 
-use super::{ApplyResult, OWN_REQUEST, REQUESTS_KEPT_MAX, Store};
-use crate::base::id::{ClusterId, RequestId, ServiceId, TaskId};
+use super::{ApplyResult, Lease, OWN_REQUEST, REQUESTS_KEPT_MAX, Store};
+use crate::base::id::{ClusterId, NetworkId, RequestId, ServiceId, TaskId};
 use crate::base::time::Wall;
 use crate::logic::fixture;
 use crate::model::entry::{Change, Entry, Precondition};
 use crate::model::object::{Object, ObjectId};
 use crate::model::sample;
-use crate::model::task::Task;
+use crate::model::task::{Address, Task};
 
 fn entry(request: u128, preconditions: Vec<Precondition>, changes: Vec<Change>) -> Entry {
     Entry { request: RequestId::new(request), time: Wall(5), preconditions, changes }
@@ -178,4 +178,22 @@ fn the_cluster_is_removed_by_its_own_id_only() {
         store.apply(index, &entry(u128::from(index), Vec::new(), remove));
         assert_eq!(store.cluster().is_some(), left, "{id}");
     }
+}
+
+#[test]
+fn an_address_that_is_given_on_in_one_entry_is_its_new_holders() {
+    let (network, address) = (NetworkId::new(1), [10, 0, 0, 2].into());
+    let addresses = vec![Address { network, address }];
+    let old = Task { addresses: addresses.clone(), ..fixture::task(1, 1) };
+    let mut new = fixture::service(2, "db");
+    new.vips = addresses;
+    let mut store = fixture::store(vec![Object::Task(Box::new(old))]);
+    assert_eq!(store.lease(network, address), Some(Lease::Task(fixture::task(1, 1).id)));
+    // Taken before it is given back.
+    let changes = vec![Change::Put(Object::Service(Box::new(new))), put_task(fixture::task(1, 1))];
+    store.apply(2, &entry(1, Vec::new(), changes));
+    assert_eq!(store.lease(network, address), Some(Lease::Service(ServiceId::new(2))));
+    let removed = vec![Change::Remove(ObjectId::Service(ServiceId::new(2)))];
+    store.apply(3, &entry(2, Vec::new(), removed));
+    assert_eq!(store.lease(network, address), None);
 }

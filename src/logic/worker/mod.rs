@@ -13,8 +13,9 @@
 //! successors by itself (`chain`), and before that it stops what must not run twice (`session`).
 //! While a session is open it never restarts a task.
 //!
-//! **Fencing.** Assignments below the highest fence that was accepted are refused. The fence is in
-//! each record, and kept by itself when a newer leader is heard; that write is not waited for.
+//! **Fencing.** Assignments below the highest fence that was accepted are refused, unless this node
+//! is the only manager. The fence is in each record, and kept by itself when a newer leader is
+//! heard; that write is not waited for.
 //!
 //! **Images** are fetched only when they are not there: the digest was resolved when the service
 //! was made.
@@ -31,6 +32,8 @@ mod routes;
 mod session;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk_host;
 #[cfg(test)]
 mod walk_tests;
 
@@ -146,7 +149,9 @@ impl Worker {
     }
 
     fn assignments(&mut self, now: Now, assignments: Assignments, out: &mut Vec<Output>) {
-        if assignments.fence < self.fence {
+        // The only manager cannot be behind another; after a full disk its term may be behind what
+        // it said before.
+        if assignments.fence < self.fence && !self.session.is_alone() {
             return;
         }
         self.fence = assignments.fence;

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::io::{
-    Action, Exit, Found, FoundContainer, Input, Outcome, Output, Prepare, Record, RefusedPort,
-};
+use super::io::{Action, Input, Output, Prepare, Record, RefusedPort};
 use super::tests::{config, fence, network, task};
+use super::walk_host::{Container, Folder};
 use super::{AUTONOMY_AFTER, LEASE_GRACE_MAX, Worker};
 use crate::base::id::TaskId;
 use crate::base::time::{Now, Span, Time, Wall};
@@ -37,49 +36,26 @@ enum Event {
 const DESIRED: [TaskState; 4] =
     [TaskState::Ready, TaskState::Running, TaskState::Shutdown, TaskState::Remove];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Container {
-    None,
-    Made,
-    Running,
-    Ended,
-}
-
-/// What a machine has of one task.
-#[derive(Debug)]
-struct Folder {
-    record: Record,
-    container: Container,
-    /// Its address is on the machine.
-    network: bool,
-    boot: u32,
-    code: i32,
-    doing: Option<Action>,
-    /// What the shim was sent last.
-    signalled: bool,
-    killed: bool,
-}
-
-struct World {
-    worker: Worker,
-    now: Time,
-    index: u64,
+pub(super) struct World {
+    pub(super) worker: Worker,
+    pub(super) now: Time,
+    pub(super) index: u64,
     /// As the manager has them, and as this run of the daemon was told last.
-    tasks: BTreeMap<TaskId, Task>,
-    sent: BTreeMap<TaskId, TaskState>,
-    chains: BTreeMap<TaskId, Adopted>,
-    folders: BTreeMap<TaskId, Folder>,
+    pub(super) tasks: BTreeMap<TaskId, Task>,
+    pub(super) sent: BTreeMap<TaskId, TaskState>,
+    pub(super) chains: BTreeMap<TaskId, Adopted>,
+    pub(super) folders: BTreeMap<TaskId, Folder>,
     /// Successors that the worker has made.
-    own: BTreeSet<TaskId>,
+    pub(super) own: BTreeSet<TaskId>,
     /// Told to have ended by this run of the daemon, or to it.
-    over: BTreeSet<TaskId>,
-    open: bool,
-    lost: Time,
-    heard: Time,
-    boot: u32,
-    generation: u64,
-    table: usize,
-    ticks: u32,
+    pub(super) over: BTreeSet<TaskId>,
+    pub(super) open: bool,
+    pub(super) lost: Time,
+    pub(super) heard: Time,
+    pub(super) boot: u32,
+    pub(super) generation: u64,
+    pub(super) table: usize,
+    pub(super) ticks: u32,
 }
 
 impl World {
@@ -106,11 +82,11 @@ impl World {
         world
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         Now { mono: self.now, wall: Wall(1_000_000_000 + self.now.0) }
     }
 
-    fn step(&mut self, input: Input) {
+    pub(super) fn step(&mut self, input: Input) {
         let mut out = Vec::new();
         let now = self.now();
         self.worker.step(now, input, &mut out);
@@ -273,7 +249,7 @@ impl World {
         self.step(Input::Assignments(assignments));
     }
 
-    fn join(&mut self) {
+    pub(super) fn join(&mut self) {
         self.hear();
         self.open = true;
         self.chains.clear();
@@ -316,107 +292,6 @@ impl World {
             self.tasks.insert(chain.task.id, chain.task);
         }
         self.assign(false, &ids, Vec::new());
-    }
-
-    /// An action ends; `Err(temporary)` when it did not work.
-    fn acted(&mut self, id: TaskId, result: Result<(), bool>) {
-        let Some(folder) = self.folders.get_mut(&id) else {
-            return self.step(Input::Acted { task: id, outcome: Outcome::Removed });
-        };
-        let Some(action) = folder.doing.take() else { return };
-        let mut outcome = match (&action, result) {
-            (Action::Remember, _) => Outcome::Remembered,
-            (_, Err(temporary)) => {
-                let starting = matches!(action, Action::Start);
-                Outcome::Failed { err: "no luck".to_owned(), temporary, starting }
-            }
-            (Action::Prepare(_), Ok(())) => {
-                folder.container = Container::Made;
-                Outcome::Prepared
-            }
-            (Action::Start, Ok(())) => {
-                if folder.container == Container::Made {
-                    folder.container = Container::Running;
-                }
-                Outcome::Started { pid: 5 }
-            }
-            (Action::Stop | Action::Kill, Ok(())) => Outcome::Signalled,
-            (Action::Clean, Ok(())) => Outcome::Cleaned,
-            (Action::Remove, Ok(())) => Outcome::Removed,
-        };
-        folder.signalled |= matches!(action, Action::Stop | Action::Kill);
-        match outcome {
-            Outcome::Cleaned => {
-                folder.network = false;
-                if folder.container != Container::Ended {
-                    folder.container = Container::None;
-                }
-            }
-            Outcome::Removed => {
-                self.folders.remove(&id);
-            }
-            // It ran and has ended: that start worked.
-            Outcome::Failed { .. }
-                if matches!(action, Action::Start) && folder.container == Container::Ended =>
-            {
-                outcome = Outcome::Started { pid: 5 };
-            }
-            _ => {}
-        }
-        self.step(Input::Acted { task: id, outcome });
-    }
-
-    fn exited(&mut self, id: TaskId, code: i32) {
-        let at = self.now().wall;
-        let Some(folder) = self.folders.get_mut(&id) else { return };
-        let starts = matches!(folder.doing, Some(Action::Start));
-        let runs = folder.container == Container::Running;
-        if runs || (folder.container == Container::Made && starts) {
-            (folder.container, folder.code) = (Container::Ended, code);
-            let exit = Exit { code, oom: false, shim_lost: false, at };
-            self.step(Input::Exited { task: id, exit });
-        }
-    }
-
-    /// The daemon dies, and with `rebooted` the machine; with `cut` before a folder that was to be
-    /// made was there.
-    fn restart(&mut self, rebooted: bool, cut: bool, silent: bool) {
-        let at = self.now().wall;
-        self.boot += u32::from(rebooted);
-        self.folders.retain(|_, folder| {
-            let made = matches!(folder.doing, Some(Action::Prepare(_)));
-            !(cut && made && folder.container == Container::None)
-        });
-        let found = self.folders.values_mut().map(|folder| {
-            folder.doing = None;
-            (folder.signalled, folder.killed) = (false, false);
-            if rebooted {
-                folder.network = false;
-                folder.container = match folder.container {
-                    Container::Running | Container::Ended => Container::Ended,
-                    Container::None | Container::Made => Container::None,
-                };
-            }
-            let (code, oom, shim_lost) = (folder.code, false, false);
-            let container = match folder.container {
-                Container::None => FoundContainer::None,
-                Container::Made => FoundContainer::Created,
-                Container::Running => FoundContainer::Running { pid: 5 },
-                Container::Ended => FoundContainer::Exited(Exit { code, oom, shim_lost, at }),
-            };
-            let Record { task, networks, own, .. } = folder.record.clone();
-            Found { task, networks, own, container, rebooted: folder.boot != self.boot }
-        });
-        let found = found.collect();
-        self.worker = Worker::new(config(found, fence(self.index)), self.now());
-        (self.generation, self.table) = (0, 0);
-        self.open = false;
-        self.over.clear();
-        self.sent.clear();
-        (self.lost, self.heard) = (self.now, self.now);
-        if !silent {
-            self.join();
-        }
     }
 
     fn advance(&mut self, span: Span) {

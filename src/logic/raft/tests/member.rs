@@ -7,8 +7,8 @@ use crate::base::id::NodeId;
 use crate::base::time::Time;
 use crate::logic::raft::Raft;
 use crate::logic::raft::io::{
-    Body, Config, Entry, Input, Message, Output, Payload, Recovered, Snapshot, Ticket, Timing,
-    Write,
+    Body, Config, Entry, Input, Members, Message, Output, Payload, Recovered, Snapshot, Ticket,
+    Timing, Write,
 };
 use crate::model::wire::HardState;
 
@@ -28,6 +28,16 @@ impl Disk {
 
     pub(super) fn last(&self) -> (u64, u64) {
         self.entries.last().map_or(self.base(), |last| (last.index, last.term))
+    }
+
+    /// Who takes part, as of the last entry.
+    pub(super) fn members(&self) -> Option<Members> {
+        let of = |entry: &Entry| match &entry.payload {
+            Payload::Members(members) => Some(members.clone()),
+            Payload::Nothing | Payload::Command(_) => None,
+        };
+        let named = self.entries.iter().rev().find_map(of);
+        named.or_else(|| self.snapshot.as_ref().map(|it| it.members.clone()))
     }
 
     pub(super) fn write(&mut self, write: Write) {
@@ -73,6 +83,8 @@ pub(super) struct Member {
     pub(super) state: u64,
     /// How often it was started.
     lives: u8,
+    /// Makes the chance of a run another.
+    salt: u64,
 }
 
 pub(super) fn id(number: u64) -> NodeId {
@@ -102,12 +114,18 @@ impl Member {
             applied: 0,
             state: 0,
             lives: 0,
+            salt: 0,
         }
+    }
+
+    pub(super) fn salted(number: u64, salt: u64) -> Self {
+        Self { salt, ..Self::new(number) }
     }
 
     pub(super) fn config(&self, timing: Timing) -> Config {
         let mut seed = [self.lives; 32];
         seed[0] = u8::try_from(self.id.0.0 & 0xff).unwrap_or(0);
+        seed[8..16].copy_from_slice(&self.salt.to_le_bytes());
         Config {
             id: self.id,
             seed,
@@ -175,8 +193,8 @@ impl Member {
 
     fn restore(&mut self, snapshot: &Snapshot) {
         self.applied = snapshot.index;
-        let bytes = snapshot.data.first_chunk().expect("a state");
-        self.state = u64::from_le_bytes(*bytes);
+        let bytes = snapshot.data.first_chunk().copied().unwrap_or_default();
+        self.state = u64::from_le_bytes(bytes);
     }
 
     /// Nothing is promised that a crash could take back.

@@ -2,8 +2,11 @@
 //! 2014) that this machine makes its own, named by its section.
 
 use super::lab::Lab;
+use super::member::id;
 use crate::logic::raft::READS_MAX;
-use crate::logic::raft::io::{ProposeError, Write};
+use crate::logic::raft::io::{
+    Body, Entry, Input, Members, Message, Output, PROPOSAL_BYTES_MAX, Payload, ProposeError, Write,
+};
 
 /// Three members; 1 leads in term 2 with entries 1 and 2, all durable.
 fn led(more: &[&str]) -> Lab {
@@ -232,6 +235,111 @@ fn paper_7_a_snapshot_takes_the_place_of_the_log_and_carries_the_members() {
 }
 
 #[test]
+fn paper_7_a_joiner_knows_the_members_from_the_snapshot() {
+    let mut lab = led(&["bytes 1 300000", "bytes 1 300000", "settle", "save 1", "add 1 4"]);
+    for command in ["settle", "fresh 4", "advance 200", "tick 1", "settle", "give 1 4 9"] {
+        lab.run(command);
+    }
+    lab.run("deliver");
+    lab.run("persist 4");
+    assert_eq!((lab.raft(4).first_index(), lab.raft(4).last_index()), (6, 5));
+    assert!(lab.raft(4).members().learners.contains(&id(4)));
+    assert_eq!(lab.raft(4).members().voters.len(), 3);
+}
+
+#[test]
+fn a_snapshot_whose_checksum_is_wrong_is_asked_for_anew() {
+    for (checksum, whole) in [(crc32fast::hash(b"12345678"), true), (7, false)] {
+        let mut lab = led(&[]);
+        let body = Body::Snapshot {
+            index: 9,
+            term: 2,
+            members: Members::sole(id(1)),
+            offset: 0,
+            total: 8,
+            checksum,
+            piece: b"12345678".to_vec(),
+        };
+        let (now, message) = (lab.now, Message { epoch: 1, term: 2, body });
+        let out = lab.member(2).step(now, Input::Message { from: id(1), message });
+        let writes = out.iter().any(|it| matches!(it, Output::Persist { .. }));
+        let again = Body::SnapshotReply { index: 9, offset: 0 };
+        let asks =
+            |it: &Output| matches!(it, Output::Send { message, .. } if message.body == again);
+        assert_eq!((writes, out.iter().any(asks)), (whole, !whole));
+    }
+}
+
+#[test]
+fn nothing_that_is_not_durable_is_compacted() {
+    let mut lab = led(&["bytes 1 300000", "bytes 1 300000", "deliver", "persist 2", "persist 3"]);
+    lab.run("deliver");
+    assert_eq!((lab.raft(1).commit(), lab.raft(1).durable_index()), (4, 2));
+    lab.raft(1).compact(4);
+    assert!(lab.raft(1).first_index() <= 3, "the disk still needs entry 3");
+    lab.run("persist 1");
+    lab.raft(1).compact(4);
+    assert_eq!(lab.raft(1).first_index(), 5);
+}
+
+#[test]
+fn what_a_snapshot_needs_behind_it_is_kept_while_it_is_sent() {
+    let mut lab = led(&["stop 3", "bytes 1 300000", "bytes 1 300000", "lose 1>3", "settle"]);
+    for command in ["save 1", "start 3", "advance 200", "tick 1", "settle", "give 1 3 600000"] {
+        lab.run(command);
+    }
+    for command in ["bytes 1 300000", "bytes 1 300000", "deliver 1>2", "persist", "deliver 2>1"] {
+        lab.run(command);
+    }
+    assert_eq!(lab.raft(1).commit(), 6);
+    lab.raft(1).compact(6);
+    assert_eq!(lab.raft(1).first_index(), 5);
+    lab.run("settle");
+    lab.run("settle");
+    assert_eq!(lab.log(3), "5/2 6/2");
+    lab.run("advance 100");
+    lab.run("tick 1");
+    lab.raft(1).compact(6);
+    assert_eq!(lab.raft(1).first_index(), 7, "nobody gets it any more");
+}
+
+#[test]
+fn a_follower_whose_disk_stands_still_takes_only_so_much() {
+    let mut lab = led(&[]);
+    let now = lab.now;
+    for index in 3..60 {
+        let payload = Payload::Command(vec![0; PROPOSAL_BYTES_MAX].into());
+        let entries = vec![Entry { index, term: 2, payload }];
+        let (previous_index, previous_term) = (index - 1, 2);
+        let body = Body::Append { previous_index, previous_term, entries, commit: 0 };
+        let message = Message { epoch: 1, term: 2, body };
+        lab.member(2).step(now, Input::Message { from: id(1), message });
+    }
+    assert_eq!(lab.raft(2).last_index(), 45, "64 MiB and one entry");
+    lab.run("persist 2");
+    assert_eq!(lab.raft(2).durable_index(), 45);
+}
+
+#[test]
+fn a_demoted_member_is_not_told_to_have_caught_up() {
+    let mut lab = led(&["demote 1 3"]);
+    lab.run("settle");
+    assert!(!lab.text.contains("caught up"), "nobody asked for its vote back: {}", lab.text);
+}
+
+#[test]
+fn a_candidate_asks_with_the_durable_end_of_its_log() {
+    // It may crash and ask again in the same term: an old grant must still hold.
+    let mut lab = led(&["propose 1 a", "deliver", "lose", "advance 900", "tick 2"]);
+    assert_eq!(lab.raft(2).last_index(), 3);
+    assert!(lab.text.contains("2 to 3: t3 pre-vote last 2/2"), "{}", lab.text);
+    for command in ["deliver", "deliver"] {
+        lab.run(command);
+    }
+    assert!(!lab.text.contains("vote last 3/2"));
+}
+
+#[test]
 fn paper_8_a_leader_reads_only_after_an_entry_of_its_own_term() {
     let mut lab = Lab::after(&["members 1 2 3", "tick 1", "deliver", "deliver", "deliver"]);
     for command in ["persist", "deliver", "read 1 5", "deliver", "deliver"] {
@@ -266,12 +374,12 @@ fn thesis_3_10_leadership_is_handed_over_with_the_whole_log() {
 #[test]
 fn thesis_4_1_one_change_at_a_time_and_from_the_entry_on() {
     let mut lab = led(&["add 1 4"]);
-    assert!(lab.raft(1).members().contains(super::member::id(4)), "before it is committed");
+    assert!(lab.raft(1).members().contains(id(4)), "before it is committed");
     lab.run("add 1 5");
     assert!(lab.text.contains("another change"));
     lab.run("settle");
     lab.run("add 1 5");
-    assert!(lab.raft(1).members().contains(super::member::id(5)));
+    assert!(lab.raft(1).members().contains(id(5)));
 }
 
 #[test]
@@ -320,6 +428,15 @@ fn thesis_9_6_a_pre_vote_changes_no_term() {
     assert!(lab.text.contains("2 to 3: t3 pre-vote granted"));
     assert_eq!((before, lab.raft(2).term()), ((2, 2), 2));
     assert!(lab.member(2).under_way.is_empty(), "nothing is written");
+}
+
+#[test]
+fn who_grants_puts_its_own_campaign_off() {
+    for request in ["deliver 3>2", "say 2 3 9 vote 9/9"] {
+        let mut lab = led(&["advance 900", "tick 3", request]);
+        let wait = lab.raft(2).deadline().expect("a follower waits").0 - lab_now(&lab);
+        assert!(wait >= 50_000, "{request}: {wait}");
+    }
 }
 
 #[test]

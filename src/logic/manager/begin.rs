@@ -1,0 +1,124 @@
+//! How a cluster begins, and how it goes on when its majority is lost for good.
+
+use super::Manager;
+use super::io::{Input, Output};
+use crate::base::id::NetworkId;
+use crate::base::time::Now;
+use crate::logic::allocator;
+use crate::model::cluster::Cluster;
+use crate::model::entry::Change;
+use crate::model::network::{GWBRIDGE, Network, Subnet};
+use crate::model::node::{Availability, Node, NodeDescription, NodeSpec, Role};
+use crate::model::object::{Meta, Object};
+use crate::model::service::Labels;
+
+/// Ended tasks that are kept for each slot, unless the cluster says otherwise.
+const TASK_HISTORY_LIMIT: i64 = 5;
+
+impl Manager {
+    /// Makes this manager the first one of a new cluster; without effect when there is one.
+    pub fn bootstrap(&mut self, now: Now, description: NodeDescription, out: &mut Vec<Output>) {
+        if self.is_bootstrapped() {
+            return;
+        }
+        self.founder = Some(description);
+        let mut wants = Vec::new();
+        self.raft.bootstrap(now.mono, &mut wants);
+        self.obey(now, wants, out);
+        self.step(now, Input::Tick, out);
+    }
+
+    /// The cluster's first objects: itself, this node, its networks and their addresses.
+    pub(super) fn found(&mut self, now: Now) {
+        if self.founder.is_none() || self.lead.planned.cluster().is_some() {
+            return;
+        }
+        let Some(description) = self.founder.take() else { return };
+        let pool = Subnet { base: [10, 0, 0, 0].into(), prefix: 8 };
+        let cluster = Cluster {
+            id: self.config.cluster,
+            meta: Meta::default(),
+            name: "default".to_owned(),
+            labels: Labels::new(),
+            task_history_limit: TASK_HISTORY_LIMIT,
+            pools: vec![pool],
+            subnet_prefix: 24,
+            epoch: 1,
+            feature_level: 1,
+            rebalance: false,
+        };
+        let spec = NodeSpec {
+            labels: Labels::new(),
+            role: Role::Manager,
+            availability: Availability::Active,
+        };
+        let advertise = &self.config.advertise;
+        let address = advertise.rsplit_once(':').map_or(advertise.as_str(), |(host, _)| host);
+        let node = Node {
+            id: self.config.node,
+            meta: Meta::default(),
+            spec,
+            description,
+            address: address.to_owned(),
+            manager: Some(advertise.clone()),
+        };
+        // The last /16 of the pool: nothing is likely to be there already.
+        let gwbridge = Subnet { base: [10, 255, 0, 0].into(), prefix: 16 };
+        let ingress = Subnet { base: pool.base, prefix: cluster.subnet_prefix };
+        let objects = [
+            Object::Cluster(Box::new(cluster)),
+            Object::Node(Box::new(node)),
+            Object::Network(Box::new(self.network(allocator::INGRESS, ingress, true))),
+            Object::Network(Box::new(self.network(GWBRIDGE, gwbridge, false))),
+        ];
+        self.write_own(now, objects.into_iter().map(Change::Put).collect());
+    }
+
+    fn network(&mut self, name: &str, subnet: Subnet, ingress: bool) -> Network {
+        Network {
+            id: NetworkId::new(self.rng.next_u128()),
+            meta: Meta::default(),
+            name: name.to_owned(),
+            labels: Labels::new(),
+            subnet,
+            ingress,
+        }
+    }
+
+    /// Gives up a lost majority: this manager goes on alone with all that it holds, in a new epoch.
+    /// The other managers are told that they are out as soon as they say anything, and are nodes
+    /// that may join again; workers take what a manager of the new epoch says.
+    pub fn force_new_cluster(&mut self, now: Now, out: &mut Vec<Output>) {
+        if !self.is_bootstrapped() || self.broken {
+            return;
+        }
+        self.forced = true;
+        let mut wants = Vec::new();
+        let epoch = self.raft.epoch() + 1;
+        self.raft.force_new_cluster(now.mono, epoch, &mut wants);
+        self.obey(now, wants, out);
+        self.step(now, Input::Tick, out);
+    }
+
+    /// The new epoch becomes the cluster's, and nobody else is its manager.
+    pub(super) fn begin_epoch(&mut self, now: Now) {
+        if !std::mem::take(&mut self.forced) {
+            return;
+        }
+        let planned = &self.lead.planned;
+        let mut changes = Vec::new();
+        if let Some(cluster) = planned.cluster() {
+            let mut cluster = cluster.as_ref().clone();
+            cluster.epoch = self.raft.epoch();
+            changes.push(Change::Put(Object::Cluster(Box::new(cluster))));
+        }
+        let lost = planned.nodes().filter(|node| node.id != self.config.node);
+        for node in lost.filter(|node| node.spec.role == Role::Manager || node.manager.is_some()) {
+            let mut node = node.as_ref().clone();
+            node.spec.role = Role::Worker;
+            node.manager = None;
+            changes.push(Change::Put(Object::Node(Box::new(node))));
+        }
+        self.forced = !self.write_own(now, changes);
+    }
+}
