@@ -51,12 +51,16 @@ impl Manager {
                 self.lead.planned.skip(index);
                 self.lead.flight.push(index, 0, None);
             }
-            // The commit of the change that is under way comes back here.
+            // The commit of the change that is under way comes back here; who has caught up still has
+            // then.
             Err(ProposeError::ChangeUnderWay | ProposeError::NotLeader) => {}
-            // A learner that is behind, managers that do not answer, too much to do: all of it passes.
+            // Consensus tells once more when the learner has caught up again.
+            Err(ProposeError::BadChange) => {
+                self.lead.caught_up.retain(|id| MemberChange::Promote(*id) != change);
+            }
+            // Managers that do not answer, or too much to do: it passes.
             Err(
-                ProposeError::BadChange
-                | ProposeError::QuorumLost
+                ProposeError::QuorumLost
                 | ProposeError::Transferring
                 | ProposeError::Full
                 | ProposeError::TooLarge(_),
@@ -73,5 +77,83 @@ impl Manager {
         let left = || members.voters.iter().filter(|voter| **voter != id);
         let reachable = left().filter(|voter| self.raft.is_active(now.mono, **voter));
         reachable.count() > left().count() / 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::id::{ClusterId, RequestId};
+    use crate::base::time::{Span, Time, Wall};
+    use crate::logic::manager::io::{Command, Config, Input, Output};
+    use crate::logic::raft::io::{Body, Message, Recovered, Timing};
+    use crate::model::node::NodeDescription;
+
+    const NOW: Now = Now { mono: Time(1), wall: Wall(1) };
+
+    fn step(manager: &mut Manager, input: Input) -> Vec<Input> {
+        let mut out = Vec::new();
+        manager.step(NOW, input, &mut out);
+        persisted(out)
+    }
+
+    fn persisted(out: Vec<Output>) -> Vec<Input> {
+        let tickets = out.into_iter().filter_map(|output| match output {
+            Output::Persist { ticket, .. } => Some(Input::Persisted { ticket }),
+            _ => None,
+        });
+        tickets.collect()
+    }
+
+    /// The disk and whoever follows keep up.
+    fn settle(manager: &mut Manager, mut inputs: Vec<Input>) {
+        while let Some(input) = inputs.pop() {
+            inputs.extend(step(manager, input));
+        }
+    }
+
+    fn add(manager: &mut Manager, id: u128) -> Vec<Input> {
+        let command = Command::AddNode {
+            id: NodeId::new(id),
+            description: Box::new(NodeDescription::default()),
+            role: Role::Manager,
+            address: "10.0.0.1".to_owned(),
+            manager: Some("10.0.0.1:2377".to_owned()),
+        };
+        step(manager, Input::Command { request: RequestId::new(id), command })
+    }
+
+    fn has_it_all(manager: &Manager, from: u128, index: u64) -> Input {
+        let term = manager.raft.term();
+        let message = Message { epoch: 1, term, body: Body::AppendOk { index } };
+        Input::Peer { from: NodeId::new(from), message }
+    }
+
+    #[test]
+    fn who_catches_up_while_another_is_added_gets_its_vote() {
+        let config = Config {
+            node: NodeId::new(7),
+            cluster: ClusterId::new(1),
+            seed: [1; 32],
+            report_batch: Span::from_millis(100),
+            snapshot_after_bytes: 1 << 20,
+            advertise: "10.0.0.1:2377".to_owned(),
+            timing: Timing::default(),
+        };
+        let mut manager = Manager::new(config, Recovered::default(), NOW).unwrap();
+        let mut out = Vec::new();
+        manager.bootstrap(NOW, NodeDescription::default(), &mut out);
+        settle(&mut manager, persisted(out));
+        let asked = add(&mut manager, 8);
+        settle(&mut manager, asked);
+        let index = manager.raft.commit();
+
+        // 9 is on its way to the disk when 8 has caught up.
+        let mut asked = add(&mut manager, 9);
+        let told = has_it_all(&manager, 8, index);
+        asked.extend(step(&mut manager, told));
+        settle(&mut manager, asked);
+        let voters: Vec<NodeId> = manager.raft.members().voters.iter().copied().collect();
+        assert_eq!(voters, [NodeId::new(7), NodeId::new(8)]);
     }
 }

@@ -1,4 +1,9 @@
 //! Elections: pre-votes, votes, timeouts (paper 5.2, 5.4.1; thesis 4.2.3, 9.6).
+//!
+//! **A log that was cut** may lack what its member has acknowledged. Its vote says so and counts only
+//! if every voter votes for the same candidate: then the longest log of all wins, and nothing is lost
+//! that any disk still has. So a whole site that lost its power elects a leader without a person, and
+//! one member in doubt cannot help a shorter log to win while another is away.
 
 use std::collections::BTreeSet;
 
@@ -6,6 +11,31 @@ use super::io::{Body, Message, Output};
 use super::{Doubt, Raft, Role, quorum};
 use crate::base::id::NodeId;
 use crate::base::time::{Span, Time};
+
+/// Who said yes.
+#[derive(Debug, Default)]
+pub(super) struct Granted {
+    /// Their logs hold all that they have acknowledged.
+    sure: BTreeSet<NodeId>,
+    /// Their logs were cut.
+    doubtful: BTreeSet<NodeId>,
+}
+
+impl Granted {
+    fn insert(&mut self, voter: NodeId, doubtful: bool) {
+        if doubtful { &mut self.doubtful } else { &mut self.sure }.insert(voter);
+    }
+
+    fn contains(&self, voter: NodeId) -> bool {
+        self.sure.contains(&voter) || self.doubtful.contains(&voter)
+    }
+
+    /// A majority whose logs are whole; or all, whatever became of their logs.
+    fn wins(&self, voters: &BTreeSet<NodeId>) -> bool {
+        quorum::reached(voters, |voter| self.sure.contains(&voter))
+            || (!voters.is_empty() && voters.iter().all(|voter| self.contains(*voter)))
+    }
+}
 
 impl Raft {
     /// A deadline has passed.
@@ -35,21 +65,22 @@ impl Raft {
         if !matches!(self.role, Role::PreCandidate { .. }) {
             // Whoever leads now is not this member's leader any more.
             self.become_follower(now, self.term, None, out);
-            self.role = Role::PreCandidate { granted: BTreeSet::from([self.config.id]) };
+            let mut granted = Granted::default();
+            granted.insert(self.config.id, self.is_doubtful());
+            self.role = Role::PreCandidate { granted };
         }
         let half = Span(self.config.timing.election_min.0 / 2);
         self.election_at = Some(now + self.draw(half, self.config.timing.election_min));
         self.ask(true, false, None, out);
     }
 
-    /// Whether this member may become leader: it has a vote, and nothing in its log is in doubt. Who
+    /// Whether this member may become leader: it has a vote. Who
     /// loses its vote by an entry that is not committed may still be needed to commit it (thesis
     /// 4.2.2); its own vote does not count then.
     fn may_campaign(&self) -> bool {
         let (id, at) = (self.config.id, self.log.members_index());
         let had_vote = || self.log.members_at(at.saturating_sub(1)).voters.contains(&id);
         (self.log.members().voters.contains(&id) || (at > self.commit && had_vote()))
-            && !self.is_doubtful()
             && !self.follow.is_restoring()
     }
 
@@ -61,7 +92,7 @@ impl Raft {
     /// A new term with a vote for itself.
     fn campaign(&mut self, now: Time, transfer: bool, out: &mut Vec<Output>) {
         self.become_follower(now, self.term + 1, None, out);
-        self.role = Role::Candidate { granted: BTreeSet::new() };
+        self.role = Role::Candidate { granted: Granted::default() };
         self.vote = Some(self.config.id);
         self.need_hard_state();
         self.ask(false, transfer, None, out);
@@ -84,10 +115,10 @@ impl Raft {
     /// A voter can be asked again.
     pub(super) fn ask_again(&self, peer: NodeId, out: &mut Vec<Output>) {
         match &self.role {
-            Role::PreCandidate { granted } if !granted.contains(&peer) => {
+            Role::PreCandidate { granted } if !granted.contains(peer) => {
                 self.ask(true, false, Some(peer), out);
             }
-            Role::Candidate { granted } if !granted.contains(&peer) => {
+            Role::Candidate { granted } if !granted.contains(peer) => {
                 self.ask(false, false, Some(peer), out);
             }
             Role::PreCandidate { .. }
@@ -118,7 +149,7 @@ impl Raft {
         last: (u64, u64),
         out: &mut Vec<Output>,
     ) {
-        if self.has_lease(now) || self.is_doubtful() {
+        if self.has_lease(now) {
             return;
         }
         // Of two that ask at the same time one gives way.
@@ -134,7 +165,8 @@ impl Raft {
             self.postpone(now);
         }
         let term = if granted { term } else { self.term };
-        let body = Body::VoteReply { pre: true, granted };
+        let doubtful = self.is_doubtful();
+        let body = Body::VoteReply { pre: true, granted, doubtful };
         out.push(Output::Send {
             to: from,
             message: Message { epoch: self.config.epoch, term, body },
@@ -150,12 +182,13 @@ impl Raft {
         last: (u64, u64),
         out: &mut Vec<Output>,
     ) {
-        if self.is_doubtful() || (!transfer && self.has_lease(now)) {
+        if !transfer && self.has_lease(now) {
             return;
         }
         let is_free = self.vote.map_or(self.leader.is_none(), |vote| vote == from);
         if !is_free || !self.is_up_to_date(last) {
-            return self.send(from, Body::VoteReply { pre: false, granted: false }, out);
+            let body = Body::VoteReply { pre: false, granted: false, doubtful: false };
+            return self.send(from, body, out);
         }
         if matches!(self.role, Role::PreCandidate { .. }) {
             self.role = Role::Follower;
@@ -173,26 +206,27 @@ impl Raft {
         self.election_at = self.election_at.map(|own| own.max(at));
     }
 
-    /// A voter answered.
+    /// A voter answered: no, or yes and whether its log is in doubt.
     pub(super) fn answered(
         &mut self,
         now: Time,
         from: NodeId,
         pre: bool,
-        yes: bool,
+        yes: Option<bool>,
         term: u64,
         out: &mut Vec<Output>,
     ) {
+        let Some(doubtful) = yes else { return };
         let (own_term, voters) = (self.term, &self.log.members().voters);
         match &mut self.role {
-            Role::PreCandidate { granted } if pre && yes && term == own_term + 1 => {
-                granted.insert(from);
-                if quorum::reached(voters, |voter| granted.contains(&voter)) {
+            Role::PreCandidate { granted } if pre && term == own_term + 1 => {
+                granted.insert(from, doubtful);
+                if granted.wins(voters) {
                     self.campaign(now, false, out);
                 }
             }
-            Role::Candidate { granted } if !pre && yes && term == own_term => {
-                granted.insert(from);
+            Role::Candidate { granted } if !pre && term == own_term => {
+                granted.insert(from, doubtful);
             }
             Role::PreCandidate { .. }
             | Role::Candidate { .. }
@@ -206,21 +240,28 @@ impl Raft {
         if !self.is_hard_state_durable() {
             return;
         }
+        let (id, doubtful) = (self.config.id, self.is_doubtful());
         if std::mem::take(&mut self.follow.vote_due)
-            && let Some(candidate) = self.vote.filter(|vote| *vote != self.config.id)
+            && let Some(candidate) = self.vote.filter(|vote| *vote != id)
         {
-            self.send(candidate, Body::VoteReply { pre: false, granted: true }, out);
+            self.send(candidate, Body::VoteReply { pre: false, granted: true, doubtful }, out);
         }
-        let Role::Candidate { granted } = &self.role else { return };
-        let is = |voter| voter == self.config.id || granted.contains(&voter);
-        if self.may_campaign() && quorum::reached(&self.log.members().voters, is) {
+        let may_campaign = self.may_campaign();
+        let Role::Candidate { granted } = &mut self.role else { return };
+        granted.insert(id, doubtful);
+        if may_campaign && granted.wins(&self.log.members().voters) {
+            if doubtful {
+                // Every voter has seen this log and has none that is longer.
+                self.doubt = Doubt::Until(self.log.last());
+            }
             self.become_leader(now, out);
         }
     }
 
     /// The leader hands over to this member (thesis 3.10).
     pub(super) fn timeout_now(&mut self, now: Time, from: NodeId, out: &mut Vec<Output>) {
-        if self.leader == Some(from) && self.may_campaign() && !self.is_alone() {
+        let able = self.may_campaign() && !self.is_doubtful() && !self.is_alone();
+        if self.leader == Some(from) && able {
             self.campaign(now, true, out);
         }
     }

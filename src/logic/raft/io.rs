@@ -104,6 +104,10 @@ pub enum Body {
         pre: bool,
         /// Yes.
         granted: bool,
+        /// The voter's log was cut, and it may have acknowledged what is missing: its yes counts
+        /// only together with that of every other voter, for then the longest log wins and nothing
+        /// is lost that any disk still has.
+        doubtful: bool,
     },
     /// Entries behind `previous_index`; none in a heartbeat that only probes.
     Append {

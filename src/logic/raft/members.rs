@@ -108,6 +108,7 @@ impl Raft {
             MemberChange::Promote(id) => {
                 let is_ready = leader.peers.get(&id).is_some_and(|peer| self.is_near(peer));
                 if !is_ready || !self.is_active(now, id) {
+                    self.tell_again(id);
                     return Err(ProposeError::BadChange);
                 }
             }
@@ -130,6 +131,15 @@ impl Raft {
     fn is_near(&self, peer: &Progress) -> bool {
         let is_whole = !matches!(peer.flow, Flow::Snapshot { .. }) && peer.matched > 0;
         is_whole && self.log.last().saturating_sub(peer.matched) <= NEAR
+    }
+
+    /// A learner was not ready for its vote after all.
+    fn tell_again(&mut self, id: NodeId) {
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(peer) = leader.peers.get_mut(&id)
+        {
+            peer.caught_up = false;
+        }
     }
 
     /// A learner has caught up; told once.

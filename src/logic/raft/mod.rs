@@ -43,6 +43,7 @@ use std::sync::Arc;
 pub use self::read::READS_MAX;
 pub use self::snapshot::{LOG_BYTES_MAX, PIECE_BYTES_MAX, SNAPSHOT_BYTES_MAX, TAIL_BYTES};
 
+use self::election::Granted;
 use self::follow::Follow;
 use self::io::{
     Body, Config, Entry, Input, Members, Message, Output, PROPOSAL_BYTES_MAX, Payload,
@@ -68,10 +69,10 @@ enum Role {
     Follower,
     /// Asks whether it may campaign (thesis 9.6).
     PreCandidate {
-        granted: std::collections::BTreeSet<NodeId>,
+        granted: Granted,
     },
     Candidate {
-        granted: std::collections::BTreeSet<NodeId>,
+        granted: Granted,
     },
     Leader(Box<Leader>),
 }

@@ -153,6 +153,8 @@ impl Raft {
         let Some(progress) = self.progress(peer) else { return };
         progress.heard = now;
         progress.read = progress.read.max(read);
+        self.tell_caught_up(peer, out);
+        let Some(progress) = self.progress(peer) else { return };
         match progress.flow {
             Flow::Probe { waits: true, .. } => {
                 progress.flow = Flow::Probe { waits: false, bare: true };

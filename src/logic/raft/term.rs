@@ -28,7 +28,10 @@ impl Raft {
             Body::Vote { pre: false, transfer, last_index, last_term } => {
                 self.asked(now, from, transfer, (last_term, last_index), out);
             }
-            Body::VoteReply { pre, granted } => self.answered(now, from, pre, granted, term, out),
+            Body::VoteReply { pre, granted, doubtful } => {
+                let yes = granted.then_some(doubtful);
+                self.answered(now, from, pre, yes, term, out);
+            }
             Body::Append { previous_index, previous_term, entries, commit } => {
                 if self.hears_leader(now, from, out) {
                     self.appended((previous_index, previous_term), entries, commit, from, out);
@@ -97,7 +100,7 @@ impl Raft {
             // Of a pre-vote the term is the one that would be campaigned in.
             let asks_before = matches!(
                 body,
-                Body::Vote { pre: true, .. } | Body::VoteReply { pre: true, granted: true }
+                Body::Vote { pre: true, .. } | Body::VoteReply { pre: true, granted: true, .. }
             );
             let disturbs = matches!(body, Body::Vote { pre: false, transfer: false, .. });
             if disturbs && self.has_lease(now) {
@@ -112,7 +115,7 @@ impl Raft {
         if leads {
             self.send(from, Body::HeartbeatReply { read: 0 }, out);
         } else if let Body::Vote { pre, .. } = body {
-            self.send(from, Body::VoteReply { pre: *pre, granted: false }, out);
+            self.send(from, Body::VoteReply { pre: *pre, granted: false, doubtful: false }, out);
         }
         false
     }

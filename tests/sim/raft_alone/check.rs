@@ -211,7 +211,7 @@ pub(crate) fn invariant_nothing_is_said_before_it_is_durable(
     disk: &Disk,
 ) {
     match &message.body {
-        Body::VoteReply { pre: false, granted: true } => {
+        Body::VoteReply { pre: false, granted: true, .. } => {
             let held = disk.vote() == (message.term, Some(to)) || disk.vote().0 > message.term;
             assert!(held, "invariant_nothing_is_said_before_it_is_durable: {message:?}");
         }

@@ -32,7 +32,7 @@ fn entry(index: u64, payload: Payload) -> Entry {
 fn bodies() -> Vec<Body> {
     vec![
         Body::Vote { pre: true, transfer: false, last_index: 300, last_term: 6 },
-        Body::VoteReply { pre: false, granted: true },
+        Body::VoteReply { pre: false, granted: true, doubtful: false },
         Body::Append {
             previous_index: 4,
             previous_term: 6,

@@ -64,7 +64,7 @@ impl Liar {
                 last_index: self.number(),
                 last_term: self.number(),
             },
-            1 => Body::VoteReply { pre: self.yes(), granted: true },
+            1 => Body::VoteReply { pre: self.yes(), granted: true, doubtful: self.yes() },
             2..=4 => {
                 let previous_index = self.number();
                 let entries = self.entries(previous_index);

@@ -205,7 +205,7 @@ impl Member {
                 assert!(hard.term >= message.term, "acknowledged in a term that is not durable");
                 assert!(self.disk.last().0 >= *index, "acknowledged what is not durable");
             }
-            Body::VoteReply { pre: false, granted: true } => {
+            Body::VoteReply { pre: false, granted: true, .. } => {
                 assert_eq!((hard.term, hard.vote), (message.term, Some(to)), "vote not durable");
             }
             Body::Append { .. } => {

@@ -44,9 +44,10 @@ pub(super) fn message(message: &Message) -> String {
             let transfer = if *transfer { " (transfer)" } else { "" };
             format!("{kind}{transfer} last {last_index}/{last_term}")
         }
-        Body::VoteReply { pre, granted } => {
+        Body::VoteReply { pre, granted, doubtful } => {
             let kind = if *pre { "pre-vote" } else { "vote" };
-            format!("{kind} {}", if *granted { "granted" } else { "refused" })
+            let doubt = if *doubtful { " in doubt" } else { "" };
+            format!("{kind} {}{doubt}", if *granted { "granted" } else { "refused" })
         }
         Body::Append { previous_index, previous_term, entries: all, commit } => {
             let all = if all.is_empty() { "nothing".to_owned() } else { entries(all) };
