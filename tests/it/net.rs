@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -319,6 +319,33 @@ fn a_crash_behind_any_step_is_repaired_or_cleared() {
         net.remove_task(task_id(9)).unwrap();
         net.remove_task(task_id(9)).unwrap();
         assert_eq!(root.pins(), 0);
+    });
+}
+
+#[test]
+fn a_link_that_goes_while_the_table_is_made_anew_leaves_nothing_in_it() {
+    machine(|root| {
+        let net = root.open();
+        up(&net, 9, &[1]);
+        let before = traces();
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // Its link ends by itself: its removal makes the table anew.
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let endpoint = up(&net, 2, &[1]);
+                    sh(&format!("ip link del {}", endpoint.link));
+                    net.remove_task(task_id(2)).unwrap();
+                }
+            });
+            for _ in 0..40 {
+                up(&net, 3, &[1]);
+                net.remove_task(task_id(3)).unwrap();
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(traces(), before);
+        net.remove_task(task_id(9)).unwrap();
     });
 }
 

@@ -360,9 +360,11 @@ impl Net {
         Ok(blocks.filter(|b| pool.contains(b.base) || b.contains(pool.base)).collect())
     }
 
-    /// Deletes a link of ours and what the table holds for it.
+    /// Deletes a link of ours and what the table holds for it. Nobody makes the table anew from the
+    /// kernel's routes in between: it would hold the link again, for ever.
     fn delete(&self, socket: &mut Socket, link: &Link) -> Result<()> {
-        let ruled = self.shut_out(socket, link);
+        let table = self.lock();
+        let ruled = self.shut_out(socket, &table, link);
         failpoint::hit(Point::NetShutOut);
         let deleted = socket.delete_link(&link.name).map_err(NetError::Host);
         ruled.and(deleted.map(|_| ()))

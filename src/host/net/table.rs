@@ -70,8 +70,7 @@ impl Net {
     }
 
     /// Takes a link's sources out of the table, and the networks that no other link is on.
-    pub(super) fn shut_out(&self, socket: &mut Socket, link: &Link) -> Result<()> {
-        let _table = self.lock();
+    pub(super) fn shut_out(&self, socket: &mut Socket, _held: &Table, link: &Link) -> Result<()> {
         let routes = socket.routes().map_err(NetError::Host)?;
         let unused = self.unused_guards(socket, &routes, Some(link.index))?;
         let own = routes.iter().filter(|r| is_task_route(r) && r.link == Some(link.index));
