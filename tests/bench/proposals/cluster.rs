@@ -71,9 +71,9 @@ impl Cluster {
         let processes = (0..MEMBERS).map(start).collect();
         let cluster = Self { is_etcd: false, processes, clients };
         let leader = cluster.leader()?;
-        for at in 1..MEMBERS {
+        for (at, address) in all.iter().enumerate().skip(1) {
             let mut body = u128::try_from(at + 1).unwrap().to_le_bytes().to_vec();
-            body.extend_from_slice(all[at].as_bytes());
+            body.extend_from_slice(address.as_bytes());
             let mut stream = TcpStream::connect(leader).map_err(|e| e.to_string())?;
             wire::ask(&mut stream, wire::ADD, &body)?;
         }
