@@ -287,7 +287,12 @@ impl World {
         let it = &mut self.machines[machine];
         let now = it.clock.now(self.now);
         if let Some(worker) = &mut it.worker {
+            let before = worker.fence();
             worker.step(now, input, &mut out);
+            // The only manager is behind nobody, whatever term a full disk took from it.
+            let held = worker.fence() >= before
+                || self.machines.iter().filter(|it| it.can_manage).count() == 1;
+            assert!(held, "invariant_fences_only_grow: {machine} {before:?}");
         }
         self.worker_outputs(machine, out);
         let now = self.now;
