@@ -21,6 +21,7 @@ impl Manager {
         if self.is_bootstrapped() {
             return;
         }
+        out.append(&mut self.pending);
         self.founder = Some(description);
         let mut wants = Vec::new();
         self.raft.bootstrap(now.mono, &mut wants);
@@ -92,6 +93,7 @@ impl Manager {
         if !self.is_bootstrapped() || self.broken {
             return;
         }
+        out.append(&mut self.pending);
         self.forced = true;
         let mut wants = Vec::new();
         let epoch = self.raft.epoch() + 1;

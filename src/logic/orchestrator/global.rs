@@ -4,6 +4,7 @@
 //! still run when the node is back.
 
 use super::draft::{Draft, SlotKey};
+use super::restart;
 use crate::base::id::{NodeId, TaskId};
 use crate::base::time::Span;
 use crate::model::node::{Availability, Node, NodeState};
@@ -72,9 +73,13 @@ fn probe(draft: &mut Draft<'_>) -> Task {
     draft.new_task(SlotKey::Slot(0), TaskState::Running, Span::ZERO)
 }
 
-/// None of them is wanted, and the last one ended because it was asked to.
+/// None of them is wanted, and the last one ended because it was asked to, or by itself in the
+/// middle of that: then the policy still wants a successor, and none was made.
 fn stopped(draft: &Draft<'_>, ids: &[TaskId]) -> bool {
     let tasks = || ids.iter().filter_map(|id| draft.task(*id));
-    tasks().all(|task| !task.is_wanted())
-        && tasks().next_back().is_some_and(|task| task.status.state == TaskState::Shutdown)
+    let asked = |task: &Task| match task.status.state {
+        TaskState::Shutdown | TaskState::Orphaned => true,
+        state => state.is_terminal() && restart::wanted(draft, task, ids),
+    };
+    tasks().all(|task| !task.is_wanted()) && tasks().next_back().is_some_and(asked)
 }

@@ -109,7 +109,7 @@ fn succeed(draft: &mut Draft<'_>, key: SlotKey, task: &Task, ids: &[TaskId]) {
 }
 
 /// Whether the policy lets the task have a successor.
-fn wanted(draft: &Draft<'_>, task: &Task, slot: &[TaskId]) -> bool {
+pub(super) fn wanted(draft: &Draft<'_>, task: &Task, slot: &[TaskId]) -> bool {
     let service = draft.service();
     let policy = &service.spec.task.restart;
     let condition = match policy.condition {

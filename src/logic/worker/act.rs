@@ -50,7 +50,8 @@ impl Worker {
         }
         for id in gone {
             let own = self.tasks.remove(&id).is_some_and(|machine| machine.own.is_some());
-            if !own {
+            // While something of its chain is left, that has its addresses.
+            if !own && !self.chains.contains_key(&id) {
                 self.report.removed.push(id);
             }
         }

@@ -56,7 +56,7 @@ pub(super) struct Chain {
     /// What the manager was told in this session.
     told: Option<Adopted>,
     /// Decided against: it is kept until nothing of it is left.
-    refused: bool,
+    pub(super) refused: bool,
 }
 
 /// The tasks of one slot on this node.
@@ -264,6 +264,9 @@ impl Worker {
             if !chain.refused && chain.told != adopted(*base, chain, tasks) {
                 chain.told = adopted(*base, chain, tasks);
                 report.adopted.extend(chain.told.clone());
+            }
+            if !left && !tasks.contains_key(base) {
+                report.removed.push(*base);
             }
             left
         });

@@ -59,6 +59,8 @@ pub(super) struct Kept {
     /// It is to run and has not ended.
     runs: bool,
     own: Option<u32>,
+    /// Its addresses were told to be free: they may be another task's by now.
+    freed: bool,
 }
 
 /// How far a task is to go.
@@ -113,6 +115,8 @@ pub(super) struct Machine {
     pub(super) told: Option<TaskStatus>,
     /// The manager was told that its addresses are free.
     pub(super) told_cleaned: bool,
+    /// A manager was told that its addresses are free: it is the manager's to replace from then on.
+    pub(super) freed: bool,
     pub(super) host: Host,
     pub(super) doing: Option<Doing>,
     pub(super) exit: Option<Exit>,
@@ -149,6 +153,7 @@ impl Machine {
             status: task.status.clone(),
             told: Some(task.status.clone()),
             told_cleaned: false,
+            freed: false,
             host: Host::Empty,
             doing: None,
             exit: None,
@@ -239,9 +244,20 @@ impl Machine {
         self.task.spec.on_disconnect == OnDisconnect::Stop
     }
 
+    /// A manager was told that its addresses are free. Whatever runs in its slot next is not made
+    /// here, nor after a reboot.
+    pub(super) fn free(&mut self) {
+        if self.task.desired < TaskState::Shutdown {
+            self.freed = true;
+            let desired = TaskState::Shutdown;
+            self.task = Arc::new(Task { desired, ..self.task.as_ref().clone() });
+        }
+    }
+
     /// What its record is to say.
     pub(super) fn keeps(&self) -> Kept {
-        Kept { runs: self.wanted() == Wanted::Running && !self.is_over(), own: self.own }
+        let runs = self.wanted() == Wanted::Running && !self.is_over();
+        Kept { runs, own: self.own, freed: self.freed }
     }
 
     /// The task for its record, when that says something else; from then on it does not.
@@ -261,7 +277,8 @@ impl Machine {
     /// Its record is old, and nothing else will bring it up to date soon.
     pub(super) fn is_to_remember(&self) -> bool {
         let old = self.kept.is_some_and(|kept| kept != self.keeps());
-        old && self.host == Host::Running && self.stopping.is_none()
+        let lives = self.host == Host::Running && self.stopping.is_none();
+        old && (lives || (self.freed && self.host == Host::Cleaned))
     }
 
     pub(super) fn is_over(&self) -> bool {

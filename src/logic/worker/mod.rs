@@ -186,7 +186,11 @@ impl Worker {
         for id in assignments.removed {
             match self.tasks.get_mut(&id) {
                 Some(machine) => machine.gone = true,
-                None => self.report.removed.push(id),
+                // What is left of its chain is not wanted either; the addresses are told then.
+                None => match self.chains.get_mut(&id) {
+                    Some(chain) => chain.refused = true,
+                    None => self.report.removed.push(id),
+                },
             }
         }
         self.decide(now, assignments.complete);
@@ -292,7 +296,7 @@ impl Worker {
         let told = |machine: &Machine| {
             machine.assigned && machine.own.is_none() && machine.wanted() != Wanted::Gone
         };
-        let bases = self.bases();
+        let (bases, alone) = (self.bases(), self.session.is_alone());
         for (id, machine) in self.tasks.iter_mut().filter(|(_, machine)| told(machine)) {
             if bases.contains(id) {
                 continue;
@@ -304,6 +308,9 @@ impl Worker {
             if machine.is_cleaned() && !machine.told_cleaned {
                 machine.told_cleaned = true;
                 self.report.cleaned.push(*id);
+                if !alone {
+                    machine.free();
+                }
             }
         }
         if self.report != Report::default() {
