@@ -125,6 +125,7 @@ impl Worker {
         self.attend(now);
         self.settle(now);
         self.succeed(now);
+        self.free_ended();
         self.route(now, out);
         // A task that turns out to be impossible is cleaned up in a second pass.
         if self.act(now, out) {
@@ -285,6 +286,20 @@ impl Worker {
         }
     }
 
+    /// What has ended and holds no address any more is the manager's to replace, once it is told.
+    fn free_ended(&mut self) {
+        if !self.session.is_open() || self.session.is_alone() {
+            return;
+        }
+        let Self { tasks, chains, .. } = self;
+        for (id, machine) in tasks.iter_mut() {
+            let told = machine.assigned && machine.own.is_none() && !chains.contains_key(id);
+            if told && machine.is_cleaned() {
+                machine.free();
+            }
+        }
+    }
+
     /// Tells what changed, when there is somebody to tell it.
     fn tell(&mut self, out: &mut Vec<Output>) {
         if !self.session.is_open() {
@@ -296,7 +311,7 @@ impl Worker {
         let told = |machine: &Machine| {
             machine.assigned && machine.own.is_none() && machine.wanted() != Wanted::Gone
         };
-        let (bases, alone) = (self.bases(), self.session.is_alone());
+        let bases = self.bases();
         for (id, machine) in self.tasks.iter_mut().filter(|(_, machine)| told(machine)) {
             if bases.contains(id) {
                 continue;
@@ -305,15 +320,15 @@ impl Worker {
                 machine.told = Some(machine.status.clone());
                 self.report.statuses.push((*id, machine.status.clone()));
             }
-            if machine.is_cleaned() && !machine.told_cleaned {
+            // Its record says so first: a crash behind this must not bring it back.
+            if machine.is_cleaned() && !machine.told_cleaned && !machine.is_to_remember() {
                 machine.told_cleaned = true;
                 self.report.cleaned.push(*id);
-                if !alone {
-                    machine.free();
-                }
             }
         }
-        if self.report != Report::default() {
+        // A session begins with a report, if with nothing in it: from then on what is not told of is
+        // as the manager has it.
+        if self.session.take_fresh() || self.report != Report::default() {
             out.push(Output::Report(std::mem::take(&mut self.report)));
         }
     }

@@ -35,6 +35,8 @@ pub const LEASE_GRACE_MAX: Span = Span::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Session {
     open: bool,
+    /// It has begun, and nothing was told in it yet.
+    fresh: bool,
     /// When it was lost, or the start.
     lost: Time,
     /// What was found at start is left alone until then.
@@ -47,7 +49,14 @@ pub(super) struct Session {
 impl Session {
     /// None so far.
     pub(super) fn new(now: Time, alone: bool) -> Self {
-        Self { open: false, lost: now, hold: Some(now + START_HOLD), heard: now, alone }
+        Self {
+            open: false,
+            fresh: false,
+            lost: now,
+            hold: Some(now + START_HOLD),
+            heard: now,
+            alone,
+        }
     }
 
     pub(super) const fn is_open(&self) -> bool {
@@ -61,8 +70,13 @@ impl Session {
 
     /// One begins.
     pub(super) const fn begin(&mut self) {
-        self.open = true;
+        (self.open, self.fresh) = (true, true);
         self.hold = None;
+    }
+
+    /// True once for each session.
+    pub(super) const fn take_fresh(&mut self) -> bool {
+        std::mem::replace(&mut self.fresh, false)
     }
 
     /// It ended.
