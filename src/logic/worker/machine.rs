@@ -59,8 +59,8 @@ pub(super) struct Kept {
     /// It is to run and has not ended.
     runs: bool,
     own: Option<u32>,
-    /// Its addresses were told to be free: they may be another task's by now.
-    freed: bool,
+    /// It is not wanted: after a reboot nobody makes a successor of it.
+    done: bool,
 }
 
 /// How far a task is to go.
@@ -177,7 +177,8 @@ impl Machine {
         machine.assigned = false;
         machine.told = None;
         machine.own = found.own;
-        machine.kept = Some(machine.keeps());
+        let done = machine.task.desired >= TaskState::Shutdown;
+        machine.kept = Some(Kept { done, ..machine.keeps() });
         machine.rebooted = found.rebooted;
         machine.host = match &found.container {
             FoundContainer::None => Host::Parts,
@@ -247,8 +248,8 @@ impl Machine {
     /// A manager was told that its addresses are free. Whatever runs in its slot next is not made
     /// here, nor after a reboot.
     pub(super) fn free(&mut self) {
+        self.freed = true;
         if self.task.desired < TaskState::Shutdown {
-            self.freed = true;
             let desired = TaskState::Shutdown;
             self.task = Arc::new(Task { desired, ..self.task.as_ref().clone() });
         }
@@ -257,7 +258,8 @@ impl Machine {
     /// What its record is to say.
     pub(super) fn keeps(&self) -> Kept {
         let runs = self.wanted() == Wanted::Running && !self.is_over();
-        Kept { runs, own: self.own, freed: self.freed }
+        let done = self.freed || self.kept.is_some_and(|kept| kept.done);
+        Kept { runs, own: self.own, done }
     }
 
     /// The task for its record, when that says something else; from then on it does not.
@@ -266,9 +268,9 @@ impl Machine {
         if self.kept.is_none_or(|kept| kept == keeps) {
             return None;
         }
-        self.kept = Some(keeps);
         let gone = self.wanted() == Wanted::Gone;
         let desired = if gone { TaskState::Remove } else { self.task.desired };
+        self.kept = Some(Kept { done: desired >= TaskState::Shutdown, ..keeps });
         let over = self.is_over();
         let status = if over { self.status.clone() } else { self.task.status.clone() };
         Some(Task { desired, status, ..self.task.as_ref().clone() })
