@@ -1,6 +1,6 @@
 //! A machine's task folders and containers. What a container does is in the name of its image.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use skep::base::id::TaskId;
 use skep::base::rng::Rng;
@@ -34,6 +34,8 @@ pub(crate) enum Fate {
 
 #[derive(Default)]
 pub(crate) struct Host {
+    /// Told to stop by their worker.
+    pub signalled: BTreeSet<TaskId>,
     pub folders: BTreeMap<TaskId, Folder>,
     pub boot: u64,
     /// The fence that is kept beside the folders.
@@ -57,8 +59,14 @@ impl Host {
         }
         match action {
             Action::Prepare(prepare) => (self.prepare(id, prepare), None),
-            Action::Start => self.start(id),
-            Action::Stop | Action::Kill => (Outcome::Signalled, None),
+            Action::Start => {
+                self.signalled.remove(&id);
+                self.start(id)
+            }
+            Action::Stop | Action::Kill => {
+                self.signalled.insert(id);
+                (Outcome::Signalled, None)
+            }
             Action::Remember => (Outcome::Remembered, None),
             Action::Clean => {
                 if let Some(folder) = self.folders.get_mut(&id) {

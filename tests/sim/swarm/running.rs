@@ -123,9 +123,16 @@ impl World {
         self.session_for(machine).is_none_or(|span| span < HEALED)
     }
 
-    /// Whether the cluster wants this one to run; of one that it does not know nobody can say.
+    /// Whether the cluster wants this one to run; of one that it does not know its worker says so.
     fn is_wanted_to_run(&self, id: TaskId) -> bool {
-        self.truth.store.task(id).is_none_or(|task| task.desired == TaskState::Running)
+        let signalled = || {
+            let machine = self.running.all.get(&id).map(|(machine, _)| *machine);
+            machine.is_some_and(|it| self.machines[it].host.signalled.contains(&id))
+        };
+        match self.truth.store.task(id) {
+            Some(task) => task.desired == TaskState::Running,
+            None => !signalled(),
+        }
     }
 
     fn doubles(&self, ids: &[TaskId]) -> String {
