@@ -31,6 +31,7 @@ mod report;
 mod tend;
 #[cfg(test)]
 mod tests;
+pub mod wire;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
