@@ -104,6 +104,9 @@ pub(super) struct Machine {
     pub(super) own: Option<u32>,
     /// Its lease ran out: it has to be dead by then, and stays so.
     pub(super) cut_off: Option<Time>,
+    /// It ran under a lease when this daemon started, and no manager has said yet that it still is to:
+    /// its lease may have run out while no daemon counted.
+    pub(super) uncovered: bool,
     /// What its record says; none where there is none.
     pub(super) kept: Option<Kept>,
     /// When it was last seen to start, in this run.
@@ -147,6 +150,7 @@ impl Machine {
             gone: false,
             own: None,
             cut_off: None,
+            uncovered: false,
             kept: None,
             started_at: None,
             ended_at: None,
@@ -185,6 +189,7 @@ impl Machine {
             FoundContainer::Created => Host::Made,
             FoundContainer::Running { pid } => {
                 machine.pid = *pid;
+                machine.uncovered = machine.is_leased();
                 Host::Running
             }
             FoundContainer::Exited(exit) => {

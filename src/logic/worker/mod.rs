@@ -195,6 +195,7 @@ impl Worker {
             }
         }
         self.decide(now, assignments.complete);
+        self.cover(now);
     }
 
     /// Ports that the proxy could not have.

@@ -41,7 +41,7 @@ const fn worker_point(output: &wio::Output) -> &'static str {
 pub(super) const fn act_point(action: &Action) -> &'static str {
     match action {
         Action::Prepare(_) => "act prepare",
-        Action::Start => "act start",
+        Action::Start { .. } => "act start",
         Action::Stop => "act stop",
         Action::Kill => "act kill",
         Action::Clean => "act clean",
@@ -210,7 +210,9 @@ impl World {
         match output {
             wio::Output::Act { task, action, record } => {
                 trace!(self.now, "{machine} {} {task}{}", act_point(&action), of(&action));
-                let hangs = self.faults && self.rng.one_in(80);
+                // Signals touch no disk and have a lane of their own, so nothing holds them up.
+                let signal = matches!(action, Action::Stop | Action::Kill) && record.is_none();
+                let hangs = self.faults && !signal && self.rng.one_in(80);
                 let wait = self.soon(if hangs { 60_000 } else { 50 });
                 let what = What::Act(task, Box::new(action), record);
                 self.after(wait, Event::Machine(machine, life, what));
