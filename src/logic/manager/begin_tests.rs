@@ -190,6 +190,43 @@ fn an_epoch_that_is_in_the_log_and_not_known_to_be_committed_is_not_used_again()
 }
 
 #[test]
+fn a_worker_is_told_no_term_that_a_full_disk_makes_the_only_manager_forget() {
+    let mut manager = Manager::new(config(), Recovered::default(), now(Time(0))).unwrap();
+    let mut out = Vec::new();
+    manager.bootstrap(now(Time(0)), NodeDescription::default(), &mut out);
+    let mut terms = Vec::new();
+    for round in 0..3 {
+        let Command::AddNode { id, description, address, .. } = add(20 + round) else {
+            unreachable!()
+        };
+        let role = Role::Worker;
+        let command = Command::AddNode { id, description, role, address, manager: None };
+        let request = RequestId::new(round);
+        manager.step(now(Time(0)), Input::Command { request, command }, &mut out);
+        // The first write is taken, those after it are not.
+        while let Some(at) = out.iter().position(|it| matches!(it, Output::Persist { .. })) {
+            let Output::Persist { ticket, .. } = out.remove(at) else { unreachable!() };
+            let reason = "no space left on device".to_owned();
+            let input = match round {
+                0 => Input::Persisted { ticket },
+                _ => Input::PersistRefused { ticket, reason },
+            };
+            manager.step(now(Time(0)), input, &mut out);
+        }
+        let (node, description) = (NodeId::new(20), NodeDescription::default());
+        manager.step(now(Time(0)), Input::WorkerJoined { node, description }, &mut out);
+        for output in out.drain(..) {
+            if let Output::Assign { node: to, assignments } = output
+                && to == node
+            {
+                terms.push((manager.raft.term(), assignments.fence.term));
+            }
+        }
+    }
+    assert_eq!(terms, [(1, 1), (2, 1), (3, 1)], "the manager's own term, and what it tells");
+}
+
+#[test]
 fn nothing_is_forced_where_there_is_no_cluster() {
     let mut manager = Manager::new(config(), Recovered::default(), now(Time(0))).unwrap();
     let mut out = Vec::new();

@@ -164,7 +164,7 @@ impl Manager {
         self.save_snapshot(out);
         self.answer_reads(out);
         if self.leads == Leads::Yes {
-            self.lead.dispatch.flush(&self.committed, self.raft.term(), out);
+            self.lead.dispatch.flush(&self.committed, self.raft.durable_term(), out);
         }
     }
 
