@@ -16,6 +16,8 @@
 //! its entry is committed. With nothing to do and nobody to keep in touch with there is no deadline.
 
 mod begin;
+#[cfg(test)]
+mod begin_tests;
 mod command;
 mod dispatch;
 mod flight;
@@ -29,6 +31,7 @@ mod report;
 mod tend;
 #[cfg(test)]
 mod tests;
+pub mod wire;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -217,10 +217,18 @@ impl World {
                 let what = What::Act(task, Box::new(action), record);
                 self.after(wait, Event::Machine(machine, life, what));
             }
-            wio::Output::Routes { generation, .. } => {
+            wio::Output::Routes { generation, ports } => {
                 let slow = self.faults && self.rng.one_in(20);
                 let wait = self.soon(if slow { 3_000 } else { 10 });
-                let refused = Vec::new();
+                // Another program has the number.
+                let refuses = self.faults && self.rng.one_in(30);
+                let refused = ports.last().filter(|_| refuses).map(|port| wio::RefusedPort {
+                    protocol: port.protocol,
+                    published: port.published,
+                    host_ip: port.host_ip,
+                    reason: "address already in use".to_owned(),
+                });
+                let refused = refused.into_iter().collect();
                 let input = Box::new(wio::Input::RoutesApplied { generation, refused });
                 self.after(wait, Event::Machine(machine, life, What::Worker(input)));
             }

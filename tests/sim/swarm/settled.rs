@@ -1,10 +1,18 @@
 //! Whether the swarm is as it should be, and what it looks like when it is not.
 
 use skep::base::time::Span;
-use skep::model::service::Mode;
+use skep::model::node::Node;
+use skep::model::service::{Mode, PublishMode, Service};
 use skep::model::task::TaskState;
 
 use super::World;
+
+/// Whether a service may run on a node, by its constraint.
+fn fits(service: &Service, node: &Node) -> bool {
+    let zone = node.spec.labels.get("zone").map_or("", String::as_str);
+    let asks = &service.spec.task.placement.constraints;
+    asks.iter().all(|asked| *asked == format!("node.labels.zone=={zone}"))
+}
 
 impl World {
     /// One leader, all managers of one mind, every worker in a session, every slot that can run does.
@@ -36,9 +44,10 @@ impl World {
             })
     }
 
-    fn is_service_settled(&self, service: &skep::model::service::Service) -> bool {
+    fn is_service_settled(&self, service: &Service) -> bool {
         let image = service.spec.task.container.image.as_str();
-        if !matches!(image, "run" | "stubborn") {
+        let ends = service.spec.mode.is_job() && image.starts_with("exit-0-");
+        if !(ends || matches!(image, "run" | "stubborn")) {
             return true;
         }
         // An update that failed stays where it is, a mix of old and new.
@@ -49,17 +58,27 @@ impl World {
         if paused {
             return true;
         }
+        let fitting = self.truth.store.nodes().filter(|node| fits(service, node)).count() as u64;
+        let all = |replicas| if fitting == 0 { 0 } else { replicas };
         let wanted = match service.spec.mode {
-            Mode::Replicated { replicas } => replicas,
-            Mode::Global => self.machines.len() as u64,
-            Mode::ReplicatedJob { .. } | Mode::GlobalJob => return true,
+            Mode::Replicated { replicas: many } | Mode::ReplicatedJob { total: many, .. } => {
+                all(many)
+            }
+            Mode::Global | Mode::GlobalJob => fitting,
         };
-        let runs = self.truth.store.tasks_of_service(service.id).filter(|task| {
+        let run = service.job.map_or(0, |job| job.iteration);
+        let good = self.truth.store.tasks_of_service(service.id).filter(|task| {
+            if service.spec.mode.is_job() {
+                return task.job_iteration == run && task.status.state == TaskState::Complete;
+            }
             task.desired == TaskState::Running
                 && task.status.state == TaskState::Running
                 && self.runs(task.id)
         });
-        runs.count() as u64 == wanted
+        let good = good.count() as u64;
+        // Of those that publish on their own node, a node takes one.
+        let host = service.ports.iter().any(|port| port.mode == PublishMode::Host);
+        good == wanted || (host && good < wanted && good == wanted.min(fitting))
     }
 
     fn nothing_else_runs(&self) -> bool {
