@@ -136,8 +136,8 @@ fn record(
     fence: Fence,
 ) -> Option<Box<Record>> {
     let along = match doing {
-        Doing::Start | Doing::Clean | Doing::Remember => true,
-        Doing::Stop => !machine.is_leased() && machine.cut_off.is_none(),
+        Doing::Clean | Doing::Remember => true,
+        Doing::Start | Doing::Stop => !machine.is_leased(),
         Doing::Prepare | Doing::Kill | Doing::Remove => false,
     };
     let task = along.then(|| machine.record()).flatten()?;

@@ -281,10 +281,12 @@ impl Machine {
         Some(Task { desired, status, ..self.task.as_ref().clone() })
     }
 
-    /// Its record is old, and nothing else will bring it up to date soon.
+    /// Its record is old, and nothing else will bring it up to date soon. That of a leased task waits
+    /// until it has ended: nothing may be under way that keeps SIGKILL from following.
     pub(super) fn is_to_remember(&self) -> bool {
         let old = self.kept.is_some_and(|kept| kept != self.keeps());
-        let lives = self.host == Host::Running && self.stopping.is_none();
+        let runs = self.host == Host::Running && self.stopping.is_none();
+        let lives = runs && !self.is_leased();
         old && (lives || (self.freed && self.host == Host::Cleaned))
     }
 
