@@ -9,6 +9,7 @@ pub mod digest;
 pub mod engine;
 pub mod entry;
 pub mod image_ref;
+pub mod join_token;
 pub mod name;
 pub mod network;
 pub mod node;
