@@ -15,6 +15,7 @@ pub mod network;
 pub mod node;
 pub mod object;
 pub mod payload;
+pub mod peer;
 pub mod resource;
 pub mod route;
 #[cfg(test)]
@@ -23,4 +24,5 @@ pub mod service;
 pub mod spec_check;
 pub mod task;
 pub mod v1;
+pub mod validity;
 pub mod wire;

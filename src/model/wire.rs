@@ -47,6 +47,8 @@ impl Kind {
     pub const VOLUME: Self = Self(69);
     /// The worker's fence and address book.
     pub const WORKER: Self = Self(70);
+    /// A node's key, certificate and roots.
+    pub const CREDENTIALS: Self = Self(71);
     /// Which image each name means.
     pub const IMAGE_NAMES: Self = Self(80);
     /// An unpacked layer.
