@@ -95,7 +95,7 @@ mod tests {
         let first = clock.mono();
         assert!(copy.mono() >= first);
         assert!(clock.now().wall > build());
-        assert!(build().to_string() >= "2026-11-01T00:00:00Z".to_owned());
+        assert!(build().to_string().as_str() >= "2026-11-01T00:00:00Z");
         assert_eq!(decimal(b"1793491200"), 1_793_491_200);
         assert_eq!(boot_id().unwrap().len(), 36);
         assert_eq!(boot_id().unwrap(), boot_id().unwrap());

@@ -69,6 +69,12 @@ impl Credentials {
         Ok(Self { key, certificate, roots, received, verified })
     }
 
+    /// The same, showing other roots.
+    #[cfg(test)]
+    pub(crate) fn with_roots(&self, roots: Vec<Root>) -> Self {
+        Self { roots, ..self.clone() }
+    }
+
     /// Where they are kept: only the owner may read the file.
     #[must_use]
     pub fn path(data_root: &Path) -> PathBuf {

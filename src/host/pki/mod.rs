@@ -19,6 +19,7 @@ mod trust;
 pub use self::authority::Authority;
 pub use self::credentials::{Credentials, CredentialsError};
 pub use self::key::{NodeKey, Request};
+pub(crate) use self::trust::digest_of;
 pub use self::trust::{ROOTS_MAX, Root, Trust, Verified};
 
 /// Why something of the cluster's trust cannot be made or is not accepted.

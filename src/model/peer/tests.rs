@@ -92,18 +92,10 @@ fn every_call_asks_for_its_proof() {
     let expired = Caller { standing: Standing::Expired, ..manager };
     let unjudged = Caller { standing: Standing::Unjudged, ..manager };
     let removed = Caller { removed: true, ..manager };
-    let table: [(Option<Caller>, [Result<(), Refusal>; 5]); 6] = [
-        // Join, Renew, Raft, Session, Forward
-        (
-            None,
-            [
-                Ok(()),
-                Err(CertificateNeeded),
-                Err(CertificateNeeded),
-                Err(CertificateNeeded),
-                Err(CertificateNeeded),
-            ],
-        ),
+    let none = || Err(CertificateNeeded);
+    // Join, Renew, Raft, Session, Forward
+    let table = [
+        (None, [Ok(()), none(), none(), none(), none()]),
         (Some(worker), [Ok(()), Ok(()), Err(ManagerNeeded), Ok(()), Err(ManagerNeeded)]),
         (Some(manager), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
         (Some(unjudged), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
