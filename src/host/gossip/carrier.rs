@@ -94,12 +94,15 @@ impl Carrier {
             };
             check.message(message)
         };
-        let Some(Checked { message, beating, left_out }) = checked else {
+        let Some(Checked { message, beating, disowned, left_out }) = checked else {
             counters.add(Counter::Refused);
             return None;
         };
         counters.add_many(Counter::LeftOut, left_out);
         self.shared.beating(beating);
+        if disowned {
+            self.shared.disowned();
+        }
         Some(wire::write(&message))
     }
 }

@@ -63,6 +63,9 @@ pub(super) struct Checked {
     pub(super) message: Message,
     /// Whose heart has gone on beating, as far as this message says.
     pub(super) beating: Vec<ChitchatId>,
+    /// Others know more of this very start than it has said: a lie, or its number was used before.
+    /// What it says is no news to them then.
+    pub(super) disowned: bool,
     /// How many things were left out.
     pub(super) left_out: usize,
 }
@@ -70,7 +73,13 @@ pub(super) struct Checked {
 impl Check<'_> {
     /// Leaves out what goes beyond a limit. `None` if nothing of the message is to be seen.
     pub(super) fn message(&self, message: Message) -> Option<Checked> {
-        let mut digest = Digest { check: self, new: BTreeSet::new(), beating: Vec::new(), out: 0 };
+        let mut digest = Digest {
+            check: self,
+            new: BTreeSet::new(),
+            beating: Vec::new(),
+            disowned: false,
+            out: 0,
+        };
         let message = match message {
             Message::Syn { cluster, digest: entries } => {
                 if cluster != self.cluster {
@@ -86,7 +95,8 @@ impl Check<'_> {
             // Only who is no member has a reason to say so, and there is nothing to be done.
             Message::BadCluster => return None,
         };
-        Some(Checked { message, beating: digest.beating, left_out: digest.out })
+        let Digest { beating, disowned, out, .. } = digest;
+        Some(Checked { message, beating, disowned, left_out: out })
     }
 
     /// Whether a start of a node may be spoken of at all.
@@ -155,6 +165,7 @@ struct Digest<'a> {
     /// Starts that become known with this message.
     new: BTreeSet<ChitchatId>,
     beating: Vec<ChitchatId>,
+    disowned: bool,
     out: usize,
 }
 
@@ -174,6 +185,10 @@ impl Digest<'_> {
     fn may_stay(&mut self, entry: &Known) -> bool {
         let own = self.check.own;
         if entry.id.node_id == own.node_id {
+            if let Some(state) = self.check.states.get(&entry.id) {
+                self.disowned |= entry.max_version > state.max_version()
+                    || entry.heartbeat > u64::from(state.heartbeat());
+            }
             // An earlier start of this member is over, whoever says otherwise.
             return entry.id == *own;
         }

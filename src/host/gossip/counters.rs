@@ -32,9 +32,11 @@ pub enum Counter {
     LeftOut,
     /// The loop of gossip ended and was started again.
     Restarted,
+    /// A start was given up for the next one, as others knew more of it than it had said.
+    Renewed,
 }
 
-const COUNT: usize = 13;
+const COUNT: usize = 14;
 
 /// All counters, from the start on.
 #[derive(Debug, Default)]
@@ -56,4 +58,4 @@ impl Counters {
     }
 }
 
-const _: () = assert!(Counter::Restarted as usize + 1 == COUNT);
+const _: () = assert!(Counter::Renewed as usize + 1 == COUNT);

@@ -200,7 +200,7 @@ impl Gossip {
     }
 
     /// Who is there, each node once, in the order of their ids. A node that is gone is told as not
-    /// alive for about a minute, and then no more.
+    /// alive for half a minute, and then no more.
     #[must_use]
     pub fn members(&self) -> Arc<Vec<Member>> {
         self.shared.members()

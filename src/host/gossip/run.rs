@@ -30,7 +30,7 @@ use crate::host::entropy;
 /// A member speaks with up to three others, and one that is gone, each time.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// How long a node that is gone is remembered. After half of it, it is not spoken of any more.
-const DEAD_GRACE: Duration = Duration::from_secs(60);
+const DEAD_GRACE: Duration = Duration::from_secs(30);
 /// How long a value that was taken away is remembered.
 const DELETED_GRACE: Duration = Duration::from_secs(60);
 /// Mean intervals without a beat after which a node is taken for dead.
@@ -41,6 +41,8 @@ const SAMPLES: usize = 100;
 const SAMPLE_MAX: Duration = Duration::from_secs(5);
 /// After this node was stopped itself, others that seem dead have so long to be heard.
 const STALL_GRACE: Span = Span::from_secs(2);
+/// After a start of chitchat others that are not met yet are told as they were, so long.
+const START_GRACE: Span = Span::from_secs(4);
 /// One address that nobody is seen at is called each time, and what is told is looked at.
 const ROUND: Duration = Duration::from_secs(2);
 /// Before chitchat is started again: the first time, and at most.
@@ -70,28 +72,34 @@ async fn run(
     mut salt: Salt,
 ) {
     let (mut before, mut pause) = (0, RESTART);
-    while !shared.is_stopped() {
+    loop {
         let began = shared.config.clock.mono();
         before = generation::next(&shared.config.folder, before);
-        match Running::start(&shared, &socket, salt, before).await {
-            Ok(mut running) => {
-                let why = running.until_it_ends(&nudged).await;
-                if shared.is_stopped() {
-                    return;
-                }
-                log::warn!("gossip has ended and is started again: {why}");
+        let end = match Running::start(&shared, &socket, salt, before).await {
+            Ok(running) => running.until_it_ends(&nudged).await,
+            Err(why) => End::Broken(why),
+        };
+        match end {
+            End::Stopped => return,
+            End::Disowned => {
+                shared.counters.add(Counter::Renewed);
+                log::warn!("others know more of start {before} of gossip than it said: the next");
             }
-            Err(why) => log::warn!("gossip does not start and is tried again: {why}"),
+            End::Broken(why) => {
+                shared.counters.add(Counter::Restarted);
+                log::warn!("gossip has ended and is started again: {why}");
+                let held = shared.config.clock.mono().since(began) > Span::from_secs(60);
+                pause = if held { RESTART } else { (pause * 2).min(RESTART_MAX) };
+                wait(&nudged, pause).await;
+            }
         }
-        shared.counters.add(Counter::Restarted);
-        let held = shared.config.clock.mono().since(began) > Span::from_secs(60);
-        pause = if held { RESTART } else { (pause * 2).min(RESTART_MAX) };
-        wait(&nudged, pause).await;
         // Each start has its own salt; without random bytes there is none.
         salt = loop {
+            if shared.is_stopped() {
+                return;
+            }
             match self::salt() {
                 Ok(salt) => break salt,
-                Err(_) if shared.is_stopped() => return,
                 Err(_) => wait(&nudged, RESTART_MAX).await,
             }
         };
@@ -114,8 +122,19 @@ struct Running {
     carrier: Arc<Carrier>,
     handle: ChitchatHandle,
     own: ChitchatId,
+    began: Time,
     /// Which of the addresses is called next.
     turn: usize,
+}
+
+/// Why [`Running`] ended.
+enum End {
+    /// The owner wants it.
+    Stopped,
+    /// Another start is needed for the others to listen.
+    Disowned,
+    /// It panicked, or gave up.
+    Broken(String),
 }
 
 /// Why [`Running`] woke up.
@@ -137,6 +156,7 @@ impl Running {
         salt: Salt,
         generation: u64,
     ) -> Result<Self, String> {
+        let began = shared.begin();
         let config = &shared.config;
         let own = ChitchatId::new(config.node.as_str(), generation, config.advertise);
         let link = Link::new(&config.cluster, shared.keys(), salt);
@@ -147,11 +167,11 @@ impl Running {
         let handle = with_datagram(Arc::clone(&carrier) as _, chitchat).await;
         let handle = handle.map_err(|error| error.to_string())?;
         carrier.watch(handle.chitchat());
-        Ok(Self { shared: Arc::clone(shared), carrier, handle, own, turn: 0 })
+        Ok(Self { shared: Arc::clone(shared), carrier, handle, own, began, turn: 0 })
     }
 
     /// Does what is wanted and tells what is there, until chitchat ends or the owner stops it.
-    async fn until_it_ends(&mut self, nudged: &Receiver<()>) -> String {
+    async fn until_it_ends(mut self, nudged: &Receiver<()>) -> End {
         let mut watcher = self.handle.chitchat().lock().await.live_nodes_watcher();
         let ended = self.handle.termination_watcher();
         let mut ended = Box::pin(async move {
@@ -161,7 +181,14 @@ impl Running {
         let mut round = tokio::time::interval(ROUND);
         loop {
             if self.shared.is_stopped() {
-                return String::new();
+                return End::Stopped;
+            }
+            if self.shared.is_disowned() {
+                // Until its loop has ended it reads what is for the next one.
+                return match self.handle.shutdown().await {
+                    Ok(()) => End::Disowned,
+                    Err(error) => End::Broken(error.to_string()),
+                };
             }
             let nudge = async {
                 match nudged.recv().await {
@@ -181,7 +208,7 @@ impl Running {
                 Woken::Round
             };
             match (&mut ended).or(nudge).or(changed).or(rounds).await {
-                Woken::Ended(why) => return why,
+                Woken::Ended(why) => return End::Broken(why),
                 Woken::Nudged => {
                     self.carrier.link().rotate(self.shared.keys());
                     self.set_values().await;
@@ -225,11 +252,13 @@ impl Running {
             id.node_id != self.own.node_id && nodes.admit(&id.node_id)
         });
         drop(chitchat);
-        for member in members.values_mut().filter(|member| resumed && !member.alive) {
-            // This node was stopped, so it has heard of nobody: that says nothing of them.
-            member.alive = before.iter().any(|old| {
-                old.alive && (&old.node, old.generation) == (&member.node, member.generation)
-            });
+        if resumed {
+            hold(&mut members, &before);
+        }
+        if now.since(self.began) < START_GRACE {
+            for old in before.iter().filter(|old| nodes.admit(&old.node)) {
+                members.entry(old.node.clone()).or_insert_with(|| old.clone());
+            }
         }
         self.shared.tell(members.into_values().collect());
     }
@@ -272,6 +301,17 @@ fn newest(
     members
 }
 
+/// This node was stopped, so it has heard of nobody: that says nothing of them. Who was alive before
+/// still is.
+fn hold(members: &mut BTreeMap<String, Member>, before: &[Member]) {
+    for old in before.iter().filter(|old| old.alive) {
+        let member = members.get_mut(&old.node);
+        if let Some(member) = member.filter(|member| member.generation == old.generation) {
+            member.alive = true;
+        }
+    }
+}
+
 fn member(id: &ChitchatId, state: &NodeState, alive: bool, heard: Option<Time>) -> Member {
     let values = state.key_values().map(|(key, value)| (key.to_owned(), value.to_owned()));
     Member {
@@ -301,3 +341,6 @@ fn chitchat_config(shared: &Shared, own: ChitchatId) -> ChitchatConfig {
         protocol_version: ProtocolVersion::V1,
     }
 }
+
+#[cfg(test)]
+mod tests;

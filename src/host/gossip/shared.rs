@@ -15,6 +15,11 @@ use crate::base::time::{Span, Time};
 /// When the loop has no turn for so long it was stopped, or starved: it has one each half second.
 const STALL: Span = Span::from_millis(1_200);
 
+/// A start of which others know more than it said is given up when that is seen again so long
+/// after, and it has lasted so long: one that lies must not keep a node from being there.
+const DISOWNED_AFTER: Span = Span::from_secs(1);
+const DISOWNED_EVERY: Span = Span::from_secs(6);
+
 /// Who may be spoken of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Nodes {
@@ -63,6 +68,9 @@ struct Known {
     beats: BTreeMap<ChitchatId, Time>,
     turn: Option<Time>,
     stalled: Option<Time>,
+    /// When this start of chitchat began, and when others were first seen to know more of it.
+    began: Time,
+    disowned: Option<Time>,
 }
 
 impl Shared {
@@ -154,17 +162,49 @@ impl Shared {
     /// Notes that the loop has its turn.
     pub(super) fn turn(&self) -> Time {
         let now = self.config.clock.mono();
+        self.turn_at(now);
+        now
+    }
+
+    pub(super) fn turn_at(&self, now: Time) {
         let mut known = self.known();
         if known.turn.is_some_and(|last| now.since(last) > STALL) {
             known.stalled = Some(now);
         }
         known.turn = Some(now);
-        now
     }
 
     /// How long ago the loop was found to have been stopped.
     pub(super) fn since_stall(&self, now: Time) -> Option<Span> {
         self.known().stalled.map(|stalled| now.since(stalled))
+    }
+
+    /// A start of chitchat begins.
+    pub(super) fn begin(&self) -> Time {
+        let now = self.config.clock.mono();
+        let mut known = self.known();
+        known.began = now;
+        known.disowned = None;
+        now
+    }
+
+    /// Others know more of this start than it said.
+    pub(super) fn disowned(&self) {
+        let now = self.config.clock.mono();
+        let mut known = self.known();
+        known.disowned.get_or_insert(now);
+        drop(known);
+        if self.is_disowned() {
+            self.nudge();
+        }
+    }
+
+    /// Whether this start is to be given up for another.
+    pub(super) fn is_disowned(&self) -> bool {
+        let now = self.config.clock.mono();
+        let known = self.known();
+        let lasted = now.since(known.began) >= DISOWNED_EVERY;
+        lasted && known.disowned.is_some_and(|first| now.since(first) >= DISOWNED_AFTER)
     }
 
     pub(super) fn beating(&self, ids: Vec<ChitchatId>) {

@@ -169,6 +169,19 @@ fn who_is_seen_to_go_on_is_told() {
 }
 
 #[test]
+fn one_of_whom_others_know_more_than_it_said_is_told() {
+    let me = chitchat(&[]);
+    let disowned = |node: ChitchatId, heartbeat, max_version| {
+        let digest = vec![Known { heartbeat, max_version, ..known(node) }];
+        let message = Message::SynAck { digest, delta: Vec::new() };
+        check(&me, &Nodes::All, message).unwrap().disowned
+    };
+    assert!(!disowned(id("me", 5), 1, 0) && !disowned(id("me", 4), 9, 9));
+    assert!(disowned(id("me", 5), 2, 0) && disowned(id("me", 5), 1, 1));
+    assert!(!disowned(id("a", 5), 9, 9));
+}
+
+#[test]
 fn other_clusters_and_their_complaints_are_nothing() {
     let me = chitchat(&[]);
     let syn = Message::Syn { cluster: "other".into(), digest: Vec::new() };

@@ -78,6 +78,10 @@ impl Net {
     }
 }
 
+fn byte(rng: &mut Rng) -> u8 {
+    u8::try_from(rng.below(256)).unwrap()
+}
+
 fn long(len: usize) -> Vec<u8> {
     (0..len).map(|i| u8::try_from(i % 253).unwrap()).collect()
 }
@@ -176,7 +180,7 @@ fn noise_and_changed_datagrams_are_counted_and_nothing_more() {
                 let at = usize::try_from(rng.below(datagram.len() as u64)).unwrap();
                 datagram[at] ^= 1 << rng.below(8);
             }
-            _ => datagram = (0..rng.below(2_000)).map(|_| rng.below(256) as u8).collect(),
+            _ => datagram = (0..rng.below(2_000)).map(|_| byte(&mut rng)).collect(),
         }
         let host = 1 + u8::try_from(rng.below(2)).unwrap();
         assert_eq!(net.give(*from, host, datagram), None);

@@ -37,6 +37,10 @@ fn messages() -> Vec<Message> {
     ]
 }
 
+fn byte(rng: &mut Rng) -> u8 {
+    u8::try_from(rng.below(256)).unwrap()
+}
+
 #[test]
 fn what_is_written_is_read() {
     for message in messages() {
@@ -57,7 +61,7 @@ fn nothing_is_read_beyond_what_is_there() {
             let mut bytes = bytes.clone();
             for _ in 0..=rng.below(4) {
                 let at = usize::try_from(rng.below(bytes.len() as u64)).unwrap();
-                bytes[at] = rng.below(256) as u8;
+                bytes[at] = byte(&mut rng);
             }
             // Whatever is read is written in a form that is read again.
             if let Some(message) = read(&bytes) {
