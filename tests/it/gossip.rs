@@ -575,7 +575,7 @@ fn who_does_not_know_the_key_changes_nothing() {
             let len = rng.below(1_600);
             let mut noise: Vec<u8> = (0..len).map(|_| byte(&mut rng)).collect();
             if let [first, second, ..] = &mut noise[..] {
-                (*first, *second) = (0x10 | byte(&mut rng) % 5, 1);
+                (*first, *second) = (0x10 | (byte(&mut rng) % 5), 1);
             }
             socket.send_to(&noise, address(1)).unwrap();
         }
