@@ -150,6 +150,8 @@ fn an_old_greeting_changes_nobodys_mind() {
     net.links.insert(2, (link(22), Counters::default()));
     net.send(2, 1, b"x");
     let old: Vec<_> = net.tape.drain(..).filter(|(from, _)| *from == 2).collect();
+    // Both start anew, so that the one does not know the other's earlier start.
+    net.links.insert(1, (link(11), Counters::default()));
     net.links.insert(2, (link(23), Counters::default()));
     net.now = net.now + HELLO_EVERY;
     net.send(2, 1, b"x");
@@ -157,6 +159,7 @@ fn an_old_greeting_changes_nobodys_mind() {
     for (_, (_, datagram)) in old {
         net.now = net.now + HELLO_EVERY;
         assert_eq!(net.give(2, 1, datagram), None);
+        assert_eq!(net.links[&1].0.places[&address(2)].salt, Some(Salt([23; 12])));
         assert_eq!(net.run(), []);
         assert_eq!(net.send(1, 2, b"z"), [(2, b"z".to_vec())]);
     }
@@ -213,9 +216,9 @@ fn a_rotation_in_two_steps_loses_nothing() {
     assert_eq!((net.count(2, Counter::UnknownKey), net.count(1, Counter::UnknownKey)), (1, 1));
     // A number with another secret is another key.
     let other = Keys { seal: Key { number: 3, secret: [0; 32] }, also: None };
-    net.links.get_mut(&1).unwrap().0.rotate(other);
-    assert_eq!(net.send(1, 2, b"x"), []);
-    assert_eq!(net.count(2, Counter::Forged), 1);
+    net.links.get_mut(&3).unwrap().0.rotate(other);
+    assert_eq!(net.send(2, 3, b"x"), []);
+    assert_eq!((net.count(3, Counter::Forged), net.count(3, Counter::UnknownKey)), (1, 0));
 }
 
 #[test]
