@@ -49,6 +49,8 @@ impl Kind {
     pub const WORKER: Self = Self(70);
     /// A node's key, certificate and roots.
     pub const CREDENTIALS: Self = Self(71);
+    /// How often gossip has started on this node.
+    pub const GENERATION: Self = Self(76);
     /// Which image each name means.
     pub const IMAGE_NAMES: Self = Self(80);
     /// An unpacked layer.

@@ -13,6 +13,7 @@ mod api;
 mod cli;
 mod client;
 mod disk;
+mod gossip;
 mod images;
 mod mishaps;
 mod net;
