@@ -131,6 +131,14 @@ impl Connection {
         self.receiver.resumed
     }
 
+    /// The call that has begun, and who is at the other end.
+    pub(super) const fn call(&self) -> Option<(Call, End)> {
+        match self.receiver.expects {
+            Expects::Greeting(_) => None,
+            Expects::Call(call, other) => Some((call, other)),
+        }
+    }
+
     /// The greeting is over.
     pub(super) fn begin(&mut self, call: Call) {
         let (Expects::Greeting(from) | Expects::Call(_, from)) = self.receiver.expects;
@@ -172,6 +180,11 @@ impl Sender {
         message.encode_into(&mut self.queued)
     }
 
+    /// Puts a frame of an outbox behind those that are to be sent.
+    pub(super) fn queue_frame(&mut self, frame: &[u8]) {
+        self.queued.extend_from_slice(frame);
+    }
+
     /// Bytes that are queued.
     #[must_use]
     pub fn queued(&self) -> usize {
@@ -207,6 +220,11 @@ impl Sender {
 }
 
 impl Receiver {
+    /// Whether a ping that comes here wants an answer: only sessions measure.
+    pub(super) fn answers_pings(&self) -> bool {
+        self.expects == Expects::Call(Call::Session, End::Answerer)
+    }
+
     /// The next message, within [`SILENCE_MAX`].
     ///
     /// # Errors

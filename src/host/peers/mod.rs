@@ -11,6 +11,7 @@
 //! **Invariant:** nothing but [`Message::Hello`](crate::model::peer::Message) is sent to a peer
 //! before it is known who it is; a join's secret is not sent before the token's root was seen.
 
+mod carry;
 mod connection;
 mod dial;
 mod endpoint;
@@ -18,6 +19,7 @@ mod forward;
 mod join;
 mod listen;
 mod outbox;
+mod resolve;
 mod seats;
 mod tls;
 
@@ -26,6 +28,7 @@ use std::time::Duration;
 
 use async_io::Timer;
 
+pub use self::carry::{RAFT_PING, SESSION_PING};
 pub use self::connection::{Connection, ConnectionError, Receiver, Sender};
 pub use self::dial::{DialError, Dialled, Expected};
 pub use self::endpoint::{Clocks, Endpoint};
@@ -33,6 +36,7 @@ pub use self::forward::{ForwardError, Forwarder};
 pub use self::join::{JoinRequest, Papers, join, renew};
 pub use self::listen::{Accepted, GreetError, Incoming, Listener, Welcomed};
 pub use self::outbox::{Drain, OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX, Outbox};
+pub use self::resolve::{RESOLVE_MAX, ResolveError, resolve};
 
 /// The port of managers, where an address names none.
 pub const PORT: u16 = 2377;
@@ -47,8 +51,8 @@ pub const HANDSHAKE_MAX: Duration = Duration::from_secs(3);
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// The longest that a manager may take to answer a join or a renewal: it writes to the log first.
-/// With the three above and a look-up this stays within the 20 s that a user waits.
-pub const ANSWER_MAX: Duration = Duration::from_secs(8);
+/// With look-up, dial, TLS and greeting this stays within the 20 s that a user waits.
+pub const ANSWER_MAX: Duration = Duration::from_secs(7);
 
 /// The longest that a connection for forwarded commands is kept by the leader without one.
 pub const FORWARD_IDLE_MAX: Duration = Duration::from_secs(60);

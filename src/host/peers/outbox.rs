@@ -1,14 +1,11 @@
-//! What one manager has to tell another: a bounded queue in front of a `Raft` call.
+//! What is to be said on a connection: a queue that is bounded in messages and bytes.
 //!
-//! Consensus sends again what is lost, so what does not fit is dropped, and what waited for a
-//! connection that broke is thrown away: it would only tell what is old.
+//! Who pushes never waits. What does not fit is dropped and the pusher is told: consensus says it
+//! again, a session is ended and begun anew.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use super::connection::{Connection, ConnectionError};
-use super::within;
 use crate::model::peer::Message;
 
 /// Messages that wait; further ones are dropped.
@@ -17,20 +14,14 @@ pub const OUTBOX_FRAMES_MAX: usize = 1_024;
 /// Bytes that wait; a message that would exceed them is dropped.
 pub const OUTBOX_BYTES_MAX: usize = 8 << 20;
 
-/// Messages are put together into one write up to about this size.
-const WRITE_BYTES: usize = 64 << 10;
-
-/// After this long without a message, a ping says that somebody is there.
-const PING_AFTER: Duration = Duration::from_secs(2);
-
-/// Where messages go in. Clones are one.
+/// Where messages go in. Clones are one; with the last one the connection is closed in order.
 #[derive(Clone, Debug)]
 pub struct Outbox {
     queue: async_channel::Sender<Vec<u8>>,
     bytes: Arc<AtomicUsize>,
 }
 
-/// Where they come out; one for each outbox.
+/// Where their frames come out; one for each outbox. It outlives connections.
 #[derive(Debug)]
 pub struct Drain {
     queue: async_channel::Receiver<Vec<u8>>,
@@ -46,14 +37,19 @@ impl Outbox {
         (Self { queue: sender, bytes: Arc::clone(&bytes) }, Drain { queue: receiver, bytes })
     }
 
-    /// Queues what consensus says, in its codec. False when it was dropped: the queue is full, or
-    /// its drain is gone.
+    /// Queues a message. False when it was dropped: the queue is full, its drain is gone, or the
+    /// message is above the limit of its kind.
     #[must_use]
-    pub fn push(&self, message: Vec<u8>) -> bool {
-        let length = message.len();
+    pub fn push(&self, message: &Message) -> bool {
+        let mut frame = Vec::new();
+        if let Err(err) = message.encode_into(&mut frame) {
+            log::error!("a message to another node is dropped: {err}");
+            return false;
+        }
+        let length = frame.len();
         let before = self.bytes.fetch_add(length, Ordering::Relaxed);
         let fits = before.saturating_add(length) <= OUTBOX_BYTES_MAX;
-        if fits && self.queue.try_send(message).is_ok() {
+        if fits && self.queue.try_send(frame).is_ok() {
             return true;
         }
         self.bytes.fetch_sub(length, Ordering::Relaxed);
@@ -62,51 +58,24 @@ impl Outbox {
 }
 
 impl Drain {
-    /// Throws away what waits.
+    /// Throws away what waits: after a connection broke, it would only tell what is old.
     pub fn clear(&self) {
-        while let Some(message) = self.try_take() {
-            drop(message);
+        while let Some(frame) = self.try_take() {
+            drop(frame);
         }
     }
 
-    fn try_take(&self) -> Option<Vec<u8>> {
-        let message = self.queue.try_recv().ok()?;
-        self.bytes.fetch_sub(message.len(), Ordering::Relaxed);
-        Some(message)
+    /// The next frame, if one is there.
+    pub(super) fn try_take(&self) -> Option<Vec<u8>> {
+        let frame = self.queue.try_recv().ok()?;
+        self.bytes.fetch_sub(frame.len(), Ordering::Relaxed);
+        Some(frame)
     }
 
-    async fn take(&self) -> Option<Vec<u8>> {
-        let message = self.queue.recv().await.ok()?;
-        self.bytes.fetch_sub(message.len(), Ordering::Relaxed);
-        Some(message)
-    }
-
-    /// Sends what waits and what comes, until the connection breaks or the outbox is gone.
-    ///
-    /// # Errors
-    /// Why the connection is of no use any more.
-    pub async fn run(&self, connection: Connection) -> Result<(), ConnectionError> {
-        let Connection { mut sender, mut receiver } = connection;
-        let say = async {
-            let mut pings = 0;
-            loop {
-                match within(PING_AFTER, self.take()).await {
-                    Some(Some(message)) => sender.queue(&Message::Raft(message))?,
-                    Some(None) => return Ok(()),
-                    None => {
-                        pings += 1;
-                        sender.queue(&Message::Ping(pings))?;
-                    }
-                }
-                while sender.queued() < WRITE_BYTES {
-                    let Some(message) = self.try_take() else { break };
-                    sender.queue(&Message::Raft(message))?;
-                }
-                sender.flush().await?;
-            }
-        };
-        // The other end says nothing; that it is gone is heard at once.
-        let hear = async { receiver.receive_within(Duration::MAX).await.map(|_message| ()) };
-        smol::future::or(say, hear).await
+    /// The next frame; `None` when the outbox is gone.
+    pub(super) async fn take(&self) -> Option<Vec<u8>> {
+        let frame = self.queue.recv().await.ok()?;
+        self.bytes.fetch_sub(frame.len(), Ordering::Relaxed);
+        Some(frame)
     }
 }

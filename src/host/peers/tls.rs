@@ -54,10 +54,12 @@ pub(super) fn client(
 /// joins finds the one that its token names.
 pub(super) fn server(trust: Trust, credentials: &Credentials) -> Result<ServerConfig, Error> {
     let verifier = Verifier { accept: Accept::Trusted(trust), known: known() };
-    let config = ServerConfig::builder_with_provider(Arc::new(provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(own(credentials)?)));
+    // One for each connection: the next one that the same node makes begins with it.
+    config.send_tls13_tickets = 1;
     Ok(config)
 }
 

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{NodeKey, PkiError, Root, Trust, Verified};
-use crate::base::time::Wall;
+use crate::base::time::{Span, Wall};
 use crate::host::disk::ledger::{self, LedgerError};
+use crate::model::validity::Held;
 use crate::model::wire::Kind;
 
 /// Version of the file.
@@ -136,6 +137,13 @@ impl Credentials {
         self.received
     }
 
+    /// What `model::validity` wants to know, to say when they are to be renewed. `elapsed` is how long
+    /// this process has had them.
+    #[must_use]
+    pub const fn held(&self, elapsed: Span) -> Held {
+        Held { validity: self.verified.validity, received: self.received, elapsed }
+    }
+
     /// Whom the certificate names, and its life.
     #[must_use]
     pub const fn verified(&self) -> Verified {
@@ -152,6 +160,20 @@ mod tests {
     use crate::host::pki::{Authority, Request};
     use crate::model::node::Role;
     use crate::model::validity::{CERTIFICATE_LIFE, Validity};
+
+    #[test]
+    fn the_file_is_frozen() {
+        let file = File {
+            key: vec![1, 2],
+            certificate: vec![3],
+            roots: vec![vec![4, 5], vec![6]],
+            received: Wall(300),
+        };
+        let bytes = postcard::to_allocvec(&file).unwrap();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        expect_test::expect_file!["../../../tests/data/wire/credentials-1.hex"]
+            .assert_eq(&(hex + "\n"));
+    }
 
     #[test]
     fn credentials_come_back_whole_and_only_the_owner_may_read_them() {

@@ -89,36 +89,69 @@ fn a_silent_peer_and_one_that_is_gone_are_noticed() {
 #[test]
 fn an_outbox_is_bounded_by_messages_and_by_bytes() {
     let (outbox, drain) = Outbox::new();
-    let pushed = (0..2_000).filter(|_| outbox.push(vec![1])).count();
-    assert_eq!(pushed, OUTBOX_FRAMES_MAX);
+    let small = Message::Raft(vec![1]);
+    assert_eq!((0..2_000).filter(|_| outbox.push(&small)).count(), OUTBOX_FRAMES_MAX);
     drain.clear();
-    let pushed = (0..100).filter(|_| outbox.push(vec![0; 1 << 20])).count();
-    assert_eq!(pushed, OUTBOX_BYTES_MAX >> 20);
+    let large = Message::Raft(vec![0; MEMBER_BYTES_MAX]);
+    let fit = OUTBOX_BYTES_MAX / MEMBER_BYTES_MAX - 1;
+    assert_eq!((0..100).filter(|_| outbox.push(&large)).count(), fit);
     // What was dropped does not count.
+    assert!(outbox.push(&small));
+    assert!(!outbox.push(&Message::Raft(vec![0; MEMBER_BYTES_MAX + 1])));
     drain.clear();
-    assert!(outbox.push(vec![0; OUTBOX_BYTES_MAX]));
+    assert_eq!((0..100).filter(|_| outbox.push(&large)).count(), fit);
+    drain.clear();
     drop(drain);
-    assert!(!outbox.push(vec![1]));
+    assert!(!outbox.push(&small));
 }
 
 #[test]
-fn an_outbox_is_carried_in_order_until_the_other_end_is_gone() {
+fn consensus_is_carried_in_order_until_the_other_end_is_gone() {
     let (mut welcomed, dialled) = between(Call::Raft);
     let (outbox, drain) = Outbox::new();
     for number in 0..200u8 {
-        assert!(outbox.push(vec![number]));
+        assert!(outbox.push(&Message::Raft(vec![number])));
     }
-    let (ended, ()) = both(drain.run(dialled.connection), async {
-        for number in 0..200u8 {
+    let (ended, ()) = both(
+        dialled.connection.carry(&drain, |heard| panic!("{heard:?}")),
+        async {
+            for number in 0..200u8 {
+                let heard = welcomed.connection.receiver.receive().await.unwrap();
+                assert_eq!(heard, Message::Raft(vec![number]));
+            }
+            // Idle: somebody is there all the same.
             let heard = welcomed.connection.receiver.receive().await.unwrap();
-            assert_eq!(heard, Message::Raft(vec![number]));
-        }
-        // Idle: somebody is there all the same.
-        let heard = welcomed.connection.receiver.receive().await.unwrap();
-        assert_eq!(heard, Message::Ping(1));
-        drop(welcomed);
-    });
+            assert_eq!(heard, Message::Ping(1));
+            drop(welcomed);
+        },
+    );
     assert!(matches!(ended, Err(ConnectionError::Closed)), "{ended:?}");
+}
+
+#[test]
+fn a_session_tells_both_ends_of_each_other_and_ends_in_order() {
+    let (welcomed, dialled) = between(Call::Session);
+    let ((down, leaders_drain), (up, workers_drain)) = (Outbox::new(), Outbox::new());
+    let report = Message::Report(vec![2]);
+    assert!(down.push(&Message::Assign(vec![1])) && up.push(&report));
+    let (mut at_leader, mut at_worker) = (Vec::new(), Vec::new());
+    let mut down = Some(down);
+    let (leaders_end, workers_end) = both(
+        welcomed.connection.carry(&leaders_drain, |heard| {
+            // After the second answer the leader ends the session.
+            if heard == Message::Pong(2) {
+                assert!(down.take().is_some_and(|it| it.push(&Message::Assign(vec![3]))));
+            }
+            at_leader.push(heard);
+        }),
+        dialled.connection.carry(&workers_drain, |heard| at_worker.push(heard)),
+    );
+    assert!(leaders_end.is_ok(), "{leaders_end:?}");
+    assert!(matches!(workers_end, Err(ConnectionError::Closed)), "{workers_end:?}");
+    assert_eq!(at_leader, [report, Message::Pong(1), Message::Pong(2)]);
+    let [first, last] = [1, 3].map(|number| Message::Assign(vec![number]));
+    // What was pushed before the end is told.
+    assert_eq!(at_worker, [first, Message::Ping(1), Message::Ping(2), last]);
 }
 
 #[test]
