@@ -169,6 +169,7 @@ impl Brain {
             Event::RoutesApplied { generation, refused } => {
                 self.to_worker.push_back(worker::io::Input::RoutesApplied { generation, refused });
             }
+            Event::Link(_) => {}
             Event::Stop => return Some(Ended::Stop),
         }
         None
@@ -290,7 +291,8 @@ pub(super) async fn idle(events: &Receiver<Event>) -> Option<Event> {
                 | Event::SnapshotRefused { .. }
                 | Event::Acted { .. }
                 | Event::Exited { .. }
-                | Event::RoutesApplied { .. },
+                | Event::RoutesApplied { .. }
+                | Event::Link(_),
             ) => {}
         }
     }

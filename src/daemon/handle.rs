@@ -18,6 +18,7 @@ use crate::host::disk::layout::DataRoot;
 pub use crate::host::images::{ImageStore, InUse};
 pub use crate::host::runtime::Runtime;
 use crate::logic::worker::io::{Exit, Outcome, RefusedPort};
+use super::links::Heard;
 use super::records;
 use crate::model::node::NodeDescription;
 
@@ -64,6 +65,8 @@ pub(super) enum Event {
     Exited { task: TaskId, exit: Exit },
     /// The proxy took a table.
     RoutesApplied { generation: u64, refused: Vec<RefusedPort> },
+    /// Something was heard from another node.
+    Link(Heard),
     /// The daemon is to stop.
     Stop,
 }

@@ -10,6 +10,7 @@ pub mod facts;
 pub mod handle;
 pub mod shown;
 mod identity;
+mod links;
 mod log_thread;
 mod node;
 pub mod options;

@@ -4,6 +4,7 @@
 //! record of (kind, version, length): a shape that has landed is frozen, a change is a new version.
 
 pub mod cluster;
+pub mod cluster_trust;
 pub mod control;
 pub mod digest;
 pub mod engine;

@@ -61,7 +61,7 @@ pub enum Availability {
 }
 
 /// Whether a node is heard of. Held in the leader's memory, never logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeState {
     /// Not heard of since this manager leads.
     Unknown,

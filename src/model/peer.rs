@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::node::{Availability, Role};
+use super::node::{Availability, NodeState, Role};
 use super::validity::Standing;
 use super::wire::{self, Frame, Kind, WireError};
 use crate::base::id::{ClusterId, NodeId, RequestId};
@@ -145,10 +145,20 @@ impl Call {
             (Self::Renew, End::Answerer) => &[Kind::PEER_REFUSED, Kind::PEER_RENEWED],
             (Self::Raft, End::Caller) => &[Kind::PEER_RAFT, Kind::PEER_PING],
             (Self::Raft, End::Answerer) => &[Kind::PEER_REFUSED],
-            (Self::Session, End::Caller) => &[Kind::PEER_REPORT, Kind::PEER_PONG],
-            (Self::Session, End::Answerer) => {
-                &[Kind::PEER_REFUSED, Kind::PEER_ASSIGN, Kind::PEER_TOLD, Kind::PEER_PING]
-            }
+            (Self::Session, End::Caller) => &[
+                Kind::PEER_PRESENT,
+                Kind::PEER_PART,
+                Kind::PEER_REPORT,
+                Kind::PEER_PONG,
+                Kind::PEER_ENDING,
+            ],
+            (Self::Session, End::Answerer) => &[
+                Kind::PEER_REFUSED,
+                Kind::PEER_PART,
+                Kind::PEER_ASSIGN,
+                Kind::PEER_TOLD,
+                Kind::PEER_PING,
+            ],
             (Self::Forward, End::Caller) => &[Kind::PEER_FORWARD],
             (Self::Forward, End::Answerer) => &[Kind::PEER_REFUSED, Kind::PEER_FORWARDED],
         };
@@ -308,6 +318,15 @@ pub struct Renewed {
     pub roots: Vec<Vec<u8>>,
 }
 
+/// What a node says of itself when its session begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Present {
+    /// In the store's codec.
+    pub description: Vec<u8>,
+    /// `host:port` that others reach it at; an empty host is the one that the manager sees.
+    pub advertise: String,
+}
+
 /// What a node is told in its session besides assignments.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Told {
@@ -319,6 +338,9 @@ pub enum Told {
     GossipKeys(Vec<[u8; 32]>),
     /// Its role or the root has changed: it renews its certificate now.
     Renew,
+    /// How the leader sees nodes; managers show it to their users. Those that are not named are as
+    /// they were.
+    States(Vec<(NodeId, NodeState)>),
 }
 
 impl std::fmt::Debug for Told {
@@ -329,6 +351,7 @@ impl std::fmt::Debug for Told {
             Self::Roots(roots) => write!(f, "Roots({})", roots.len()),
             Self::GossipKeys(keys) => write!(f, "GossipKeys({})", keys.len()),
             Self::Renew => f.write_str("Renew"),
+            Self::States(states) => f.debug_tuple("States").field(states).finish(),
         }
     }
 }
@@ -352,10 +375,16 @@ pub enum Message {
     Renewed(Renewed),
     /// What consensus says, in its codec.
     Raft(Vec<u8>),
+    /// The caller's first word in a session.
+    Present(Present),
+    /// What the next `Assign` or `Report` begins with; one frame does not hold all of it.
+    Part(Vec<u8>),
     /// Assignments, in dispatch's codec.
     Assign(Vec<u8>),
     /// A worker's report, in dispatch's codec.
     Report(Vec<u8>),
+    /// The caller's daemon ends in order and is started again.
+    Ending,
     /// What else a node is told.
     Told(Told),
     /// Answered by a `Pong` of the same number, where it is answered.
@@ -377,11 +406,15 @@ pub const fn limit(kind: Kind) -> usize {
         | Kind::PEER_REFUSED
         | Kind::PEER_RENEW
         | Kind::PEER_PING
+        | Kind::PEER_ENDING
         | Kind::PEER_PONG => SMALL_BYTES_MAX,
-        Kind::PEER_JOIN | Kind::PEER_JOINED | Kind::PEER_RENEWED | Kind::PEER_TOLD => {
-            JOIN_BYTES_MAX
-        }
+        Kind::PEER_JOIN
+        | Kind::PEER_JOINED
+        | Kind::PEER_RENEWED
+        | Kind::PEER_PRESENT
+        | Kind::PEER_TOLD => JOIN_BYTES_MAX,
         Kind::PEER_RAFT
+        | Kind::PEER_PART
         | Kind::PEER_ASSIGN
         | Kind::PEER_REPORT
         | Kind::PEER_FORWARD
@@ -403,8 +436,11 @@ impl Message {
             Self::Renew(_) => Kind::PEER_RENEW,
             Self::Renewed(_) => Kind::PEER_RENEWED,
             Self::Raft(_) => Kind::PEER_RAFT,
+            Self::Present(_) => Kind::PEER_PRESENT,
+            Self::Part(_) => Kind::PEER_PART,
             Self::Assign(_) => Kind::PEER_ASSIGN,
             Self::Report(_) => Kind::PEER_REPORT,
+            Self::Ending => Kind::PEER_ENDING,
             Self::Told(_) => Kind::PEER_TOLD,
             Self::Ping(_) => Kind::PEER_PING,
             Self::Pong(_) => Kind::PEER_PONG,
@@ -428,9 +464,12 @@ impl Message {
             Self::Joined(it) => wire::encode_into(kind, FIRST, it, max, out),
             Self::Renewed(it) => wire::encode_into(kind, FIRST, it, max, out),
             Self::Told(it) => wire::encode_into(kind, FIRST, it, max, out),
+            Self::Present(it) => wire::encode_into(kind, FIRST, it, max, out),
+            Self::Ending => wire::encode_into(kind, FIRST, &(), max, out),
             Self::Ping(it) | Self::Pong(it) => wire::encode_into(kind, FIRST, it, max, out),
             Self::Renew(bytes)
             | Self::Raft(bytes)
+            | Self::Part(bytes)
             | Self::Assign(bytes)
             | Self::Report(bytes)
             | Self::Forward(bytes)
@@ -454,8 +493,11 @@ impl Message {
             Kind::PEER_RENEW => raw().map(Self::Renew),
             Kind::PEER_RENEWED => frame.decode(kind, FIRST).map(Self::Renewed),
             Kind::PEER_RAFT => raw().map(Self::Raft),
+            Kind::PEER_PRESENT => frame.decode(kind, FIRST).map(Self::Present),
+            Kind::PEER_PART => raw().map(Self::Part),
             Kind::PEER_ASSIGN => raw().map(Self::Assign),
             Kind::PEER_REPORT => raw().map(Self::Report),
+            Kind::PEER_ENDING => frame.decode(kind, FIRST).map(|()| Self::Ending),
             Kind::PEER_TOLD => frame.decode(kind, FIRST).map(Self::Told),
             Kind::PEER_PING => frame.decode(kind, FIRST).map(Self::Ping),
             Kind::PEER_PONG => frame.decode(kind, FIRST).map(Self::Pong),

@@ -47,6 +47,8 @@ impl Kind {
     pub const VOLUME: Self = Self(69);
     /// The worker's fence and address book.
     pub const WORKER: Self = Self(70);
+    /// Where managers were reached last.
+    pub const MANAGERS: Self = Self(72);
     /// A node's key, certificate and roots.
     pub const CREDENTIALS: Self = Self(71);
     /// How often gossip has started on this node.
@@ -77,6 +79,10 @@ impl Kind {
     pub const ASSIGNMENTS: Self = Self(200);
     /// What a worker saw.
     pub const REPORT: Self = Self(201);
+    /// What a node says of itself.
+    pub const DESCRIPTION: Self = Self(202);
+    /// Root, secrets and keys of the cluster.
+    pub const CLUSTER_TRUST: Self = Self(203);
     // 256–: frames between nodes (`model::peer`).
     /// Begins a connection.
     pub const PEER_HELLO: Self = Self(256);
@@ -108,6 +114,12 @@ impl Kind {
     pub const PEER_FORWARD: Self = Self(269);
     /// The leader's answer.
     pub const PEER_FORWARDED: Self = Self(270);
+    /// A node says what it is, at the start of its session.
+    pub const PEER_PRESENT: Self = Self(271);
+    /// The beginning of assignments or of a report that one frame cannot hold.
+    pub const PEER_PART: Self = Self(272);
+    /// A node's daemon ends in order.
+    pub const PEER_ENDING: Self = Self(273);
 }
 
 /// One frame as it was found.

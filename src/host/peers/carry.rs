@@ -5,9 +5,13 @@
 //! |---|---|---|
 //! | `Raft`, caller | each [`RAFT_PING`] | never: the other end says nothing, the kernel tells its end |
 //! | `Raft`, answerer | – | nothing for [`SILENCE_MAX`] |
-//! | `Session`, answerer (the leader) | each [`SESSION_PING`] | no pong for [`SILENCE_MAX`] |
-//! | `Session`, caller | answers each | no ping for [`SILENCE_MAX`] |
+//! | `Session`, answerer (the leader) | each [`SESSION_PING`] | no pong for [`SESSION_SILENCE`] |
+//! | `Session`, caller | answers each | no ping for [`SESSION_SILENCE`] |
+//!
+//! A ping has the number of the last one until that is answered. So a higher number tells the
+//! caller of a session that its answer to the last one was heard: leases count from that.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_io::Timer;
@@ -22,6 +26,9 @@ use crate::model::peer::{Call, End, Message};
 /// How often a leader pings a node in its session: three without an answer are evidence that it is
 /// down.
 pub const SESSION_PING: Duration = Duration::from_millis(400);
+
+/// A session in which nothing is heard for this long is over.
+pub const SESSION_SILENCE: Duration = Duration::from_millis(1_200);
 
 /// How often a manager that has nothing to say to another tells that it is there.
 pub const RAFT_PING: Duration = Duration::from_secs(2);
@@ -53,12 +60,15 @@ impl Connection {
     ) -> Result<(), ConnectionError> {
         let (ping, silence) = match self.call() {
             Some((Call::Raft, End::Answerer)) => (Some(RAFT_PING), Duration::MAX),
-            Some((Call::Session, End::Caller)) => (Some(SESSION_PING), SILENCE_MAX),
-            Some((Call::Raft | Call::Join | Call::Renew | Call::Forward, _))
-            | Some((Call::Session, End::Answerer))
-            | None => (None, SILENCE_MAX),
+            Some((Call::Session, End::Caller)) => (Some(SESSION_PING), SESSION_SILENCE),
+            Some((Call::Session, End::Answerer)) => (None, SESSION_SILENCE),
+            Some((Call::Raft | Call::Join | Call::Renew | Call::Forward, _)) | None => {
+                (None, SILENCE_MAX)
+            }
         };
+        let measures = matches!(self.call(), Some((Call::Session, _)));
         let Self { mut sender, mut receiver } = self;
+        let answered = AtomicU64::new(0);
         let (pongs, asked) = async_channel::bounded(PONGS_MAX);
         let hearing = async {
             loop {
@@ -69,10 +79,14 @@ impl Connection {
                 {
                     log::trace!("pings come faster than their answers go");
                 }
+                if let Message::Pong(number) = message {
+                    answered.fetch_max(number, Ordering::Relaxed);
+                }
                 hear(message);
             }
         };
-        or(say(&mut sender, drain, ping, &asked), hearing).await?;
+        let answered = measures.then_some(&answered);
+        or(say(&mut sender, drain, ping, answered, &asked), hearing).await?;
         sender.close().await;
         Ok(())
     }
@@ -82,6 +96,7 @@ async fn say(
     sender: &mut Sender,
     drain: &Drain,
     ping: Option<Duration>,
+    answered: Option<&AtomicU64>,
     asked: &async_channel::Receiver<u64>,
 ) -> Result<(), ConnectionError> {
     let mut timer = ping.map_or_else(Timer::never, Timer::interval);
@@ -102,7 +117,9 @@ async fn say(
         match or(or(pong, due), frame).await {
             Next::Pong(number) => sender.queue(&Message::Pong(number))?,
             Next::Ping => {
-                pings += 1;
+                if answered.is_none_or(|answered| answered.load(Ordering::Relaxed) >= pings) {
+                    pings += 1;
+                }
                 sender.queue(&Message::Ping(pings))?;
             }
             Next::Frame(frame) => {

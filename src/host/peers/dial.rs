@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_io::Async;
 use futures_rustls::{TlsConnector, TlsStream};
@@ -278,6 +279,16 @@ pub(super) fn tune(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let millis = u32::try_from(SILENCE_MAX.as_millis()).unwrap_or(u32::MAX);
     Ok(setsockopt(socket, sockopt::TcpUserTimeout, &millis)?)
+}
+
+/// Whether the kernel at an address answers: it connects, or says that nobody listens. Tells
+/// nothing of a node.
+pub async fn answers(address: SocketAddr, limit: Duration) -> bool {
+    match within(limit, Async::<TcpStream>::connect(address)).await {
+        Some(Ok(_connected)) => true,
+        Some(Err(err)) => err.kind() == io::ErrorKind::ConnectionRefused,
+        None => false,
+    }
 }
 
 /// Whether a peer showed any of these certificates.

@@ -28,9 +28,9 @@ use std::time::Duration;
 
 use async_io::Timer;
 
-pub use self::carry::{RAFT_PING, SESSION_PING};
+pub use self::carry::{RAFT_PING, SESSION_PING, SESSION_SILENCE};
 pub use self::connection::{Connection, ConnectionError, Receiver, Sender};
-pub use self::dial::{DialError, Dialled, Expected};
+pub use self::dial::{DialError, Dialled, Expected, answers};
 pub use self::endpoint::{Clocks, Endpoint};
 pub use self::forward::{ForwardError, Forwarder};
 pub use self::join::{JoinRequest, Papers, join, renew};

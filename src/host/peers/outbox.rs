@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::model::peer::Message;
+use crate::model::peer::{MEMBER_BYTES_MAX, Message};
 
 /// Messages that wait; further ones are dropped.
 pub const OUTBOX_FRAMES_MAX: usize = 1_024;
@@ -41,6 +41,31 @@ impl Outbox {
     /// message is above the limit of its kind.
     #[must_use]
     pub fn push(&self, message: &Message) -> bool {
+        self.add(message, 0)
+    }
+
+    /// Queues bytes that `last` makes a message of, as [`Message::Part`]s where one frame does not
+    /// hold them. What is longer than the queue is taken all the same when nothing else waits:
+    /// its maker bounds it. False when it was dropped; a part of it may be sent, so that the
+    /// connection has to end.
+    #[must_use]
+    pub fn push_long(&self, bytes: Vec<u8>, last: fn(Vec<u8>) -> Message) -> bool {
+        if bytes.len() <= MEMBER_BYTES_MAX {
+            return self.push(&last(bytes));
+        }
+        let spare = if self.bytes.load(Ordering::Relaxed) == 0 { bytes.len() } else { 0 };
+        let mut parts = bytes.chunks(MEMBER_BYTES_MAX).peekable();
+        while let Some(part) = parts.next() {
+            let part = part.to_vec();
+            let message = if parts.peek().is_some() { Message::Part(part) } else { last(part) };
+            if !self.add(&message, spare) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn add(&self, message: &Message, spare: usize) -> bool {
         let mut frame = Vec::new();
         if let Err(err) = message.encode_into(&mut frame) {
             log::error!("a message to another node is dropped: {err}");
@@ -48,7 +73,7 @@ impl Outbox {
         }
         let length = frame.len();
         let before = self.bytes.fetch_add(length, Ordering::Relaxed);
-        let fits = before.saturating_add(length) <= OUTBOX_BYTES_MAX;
+        let fits = before.saturating_add(length) <= OUTBOX_BYTES_MAX.saturating_add(spare);
         if fits && self.queue.try_send(frame).is_ok() {
             return true;
         }
@@ -63,6 +88,12 @@ impl Drain {
         while let Some(frame) = self.try_take() {
             drop(frame);
         }
+    }
+
+    /// Nobody can say anything more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.queue.is_closed()
     }
 
     /// The next frame, if one is there.

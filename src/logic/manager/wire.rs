@@ -10,6 +10,7 @@ use super::io::{Assignments, Command, CommandError, Reply, Report};
 use crate::base::id::{Id, RequestId};
 use crate::logic::codec::CodecError;
 use crate::logic::raft::io::PROPOSAL_BYTES_MAX;
+use crate::model::node::NodeDescription;
 use crate::model::wire::{self, Kind};
 
 /// The version that this release speaks.
@@ -23,6 +24,9 @@ pub const ASSIGNMENTS_BYTES_MAX: usize = 64 << 20;
 
 /// Largest report.
 pub const REPORT_BYTES_MAX: usize = 16 << 20;
+
+/// Largest description of a node.
+pub const DESCRIPTION_BYTES_MAX: usize = 64 << 10;
 
 /// A command that another manager was asked for. Asked again under the same number it is done once.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -145,6 +149,22 @@ pub fn decode_report(bytes: &[u8]) -> Result<Report, CodecError> {
     decode(Kind::REPORT, bytes, REPORT_BYTES_MAX)
 }
 
+/// What a node says of itself.
+///
+/// # Errors
+/// When it is longer than [`DESCRIPTION_BYTES_MAX`].
+pub fn encode_description(description: &NodeDescription) -> Result<Vec<u8>, CodecError> {
+    encode(Kind::DESCRIPTION, description, DESCRIPTION_BYTES_MAX)
+}
+
+/// What another node says of itself.
+///
+/// # Errors
+/// As [`decode_asked`].
+pub fn decode_description(bytes: &[u8]) -> Result<NodeDescription, CodecError> {
+    decode(Kind::DESCRIPTION, bytes, DESCRIPTION_BYTES_MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -174,6 +194,9 @@ mod tests {
         let status = TaskStatus { err: "x".to_owned(), ..fixture::task(1, 2).status };
         let report = Report { statuses: vec![(TaskId::new(1), status)], ..Report::default() };
         assert_eq!(decode_report(&encode_report(&report).unwrap()).unwrap(), report);
+        let description = NodeDescription { hostname: "pi".to_owned(), ..Default::default() };
+        let bytes = encode_description(&description).unwrap();
+        assert_eq!(decode_description(&bytes).unwrap(), description);
         let assignments = Assignments {
             fence: Fence { epoch: 1, term: 2, index: 3 },
             complete: true,

@@ -52,6 +52,10 @@ fn messages() -> Vec<Message> {
         Message::Pong(301),
         Message::Forward(vec![9]),
         Message::Forwarded(vec![]),
+        Message::Present(Present { description: vec![3], advertise: ":2377".into() }),
+        Message::Part(vec![10]),
+        Message::Ending,
+        Message::Told(Told::States(vec![(NODE, NodeState::Down)])),
     ]
 }
 
