@@ -53,6 +53,9 @@ impl From<Failure> for ApiError {
             Failure::NoSwarm
             | Failure::AlreadySwarm
             | Failure::NotInSwarm
+            | Failure::NotManager
+            | Failure::Manager(_)
+            | Failure::Join(_)
             | Failure::Stopping => 503,
             Failure::LastManager | Failure::Invalid(_) => 400,
             Failure::Host(_) => 500,

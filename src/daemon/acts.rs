@@ -102,6 +102,8 @@ impl Acts {
                     Ok(Event::Command { answer, .. }) => reply(&answer, Err(Failure::NoSwarm)),
                     Ok(Event::Leave { answer, .. }) => reply(&answer, Err(Failure::NotInSwarm)),
                     Ok(Event::Init { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),
+                    Ok(Event::Join { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),
+                    Ok(Event::Tokens { answer }) => reply(&answer, Err(Failure::NoSwarm)),
                     Ok(Event::Stop) => {
                         log::info!("stopping when the node has left");
                         self.stop_after = true;

@@ -4,7 +4,7 @@
 //! machines and performs what they want: log entries go to the log's thread as one batch, actions
 //! to the pool, tables to the proxy's thread. Nothing here waits for any of them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
@@ -13,24 +13,35 @@ use async_io::Timer;
 use smol::future::FutureExt;
 
 use super::acts::Acts;
-use super::handle::{Event, Failure, Shared, SwarmState};
+use super::asking::Waiting;
+use super::following::Own;
+use super::handle::{Event, Failure, Shared, SwarmState, Tokens};
+use super::identity::Identity;
+use super::leading::Leading;
+use super::links::{Heard, Links};
 use super::log_thread::{LogThread, Persist, Write};
+use super::node::Host;
+use super::papers::Issuer;
 use super::plane_thread::PlaneThread;
-use crate::base::id::{NodeId, RequestId};
+use crate::base::chain;
+use crate::base::id::NodeId;
 use crate::base::rng::Rng;
-use crate::base::time::Time;
+use crate::base::time::{Now, Span, Time};
 use super::steps::exit;
 use crate::host::clock::Clock;
+use crate::host::pki::Authority;
 use crate::host::runtime::ExitEvent;
-use crate::logic::manager::io::{Command, Reply};
 use crate::logic::manager::{self, Manager};
+use crate::logic::raft::codec;
 use crate::logic::worker::{self, Worker};
+use crate::model::node::Role;
+use crate::model::peer::ManagerAddress;
 
 /// Most events taken before the machines' outputs are performed.
 const BATCH_EVENTS_MAX: usize = 256;
 
-/// Most commands that wait for their answer at once.
-const WAITING_MAX: usize = 1_024;
+/// The longest that a daemon that stops waits for another leader and for its goodbye to be said.
+const GOODBYE_MAX: Span = Span::from_secs(1);
 
 /// Why the loop ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,37 +58,85 @@ pub(super) enum Ended {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) id: NodeId,
-    pub(super) manager: Manager,
+    /// None on a worker.
+    pub(super) seat: Option<Seat>,
     pub(super) worker: Worker,
-    pub(super) log: LogThread,
     pub(super) plane: PlaneThread,
     pub(super) acts: Acts,
+    pub(super) links: Links,
+}
+
+/// What makes a node a manager.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) manager: Manager,
+    pub(super) log: LogThread,
+}
+
+/// What the loop is made with, besides the node.
+#[derive(Debug)]
+pub(super) struct Setting {
+    pub(super) host: Arc<Host>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) identity: Identity,
+    pub(super) clock: Clock,
+    pub(super) requests: Rng,
+    /// Where managers were reached last; none where this node made the cluster.
+    pub(super) managers: Vec<ManagerAddress>,
+    /// The root of a cluster that has none in its store yet.
+    pub(super) founding: Option<Authority>,
 }
 
 /// The loop's own state.
 #[derive(Debug)]
 pub(super) struct Brain {
-    clock: Clock,
-    requests: Rng,
-    waiting: BTreeMap<RequestId, SyncSender<Result<Reply, Failure>>>,
-    node: Node,
-    to_manager: VecDeque<manager::io::Input>,
-    to_worker: VecDeque<worker::io::Input>,
-    writes: Vec<Persist>,
+    pub(super) host: Arc<Host>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) identity: Identity,
+    pub(super) clock: Clock,
+    pub(super) requests: Rng,
+    pub(super) waiting: Waiting,
+    pub(super) node: Node,
+    pub(super) to_manager: VecDeque<manager::io::Input>,
+    pub(super) to_worker: VecDeque<worker::io::Input>,
+    pub(super) writes: Vec<Persist>,
+    /// While this node's manager leads and decides.
+    pub(super) lead: Option<Leading>,
+    pub(super) own: Own,
+    /// The cluster's trust, once the store has it.
+    pub(super) issuer: Option<Issuer>,
+    pub(super) founding: Option<Authority>,
+    /// Index up to which the store was looked at.
+    pub(super) seen: u64,
+    /// Who leads, as far as this node's manager knows.
+    pub(super) leader: Option<NodeId>,
+    /// When the daemon stops at the latest, and whether this manager led when that began.
+    stopping: Option<(Time, bool)>,
     exits: Receiver<ExitEvent>,
     /// Who asked for the cluster; answered when it is durable.
     init: Option<SyncSender<Result<NodeId, Failure>>>,
-    /// What the manager cannot go on with.
-    broken: Option<String>,
+    /// What the node cannot go on with.
+    pub(super) broken: Option<String>,
 }
 
 impl Brain {
-    pub(super) fn new(node: Node, clock: Clock, requests: Rng, exits: Receiver<ExitEvent>) -> Self {
+    pub(super) fn new(node: Node, setting: Setting, exits: Receiver<ExitEvent>) -> Self {
+        let Setting { host, shared, identity, clock, requests, managers, founding } = setting;
         Self {
+            host,
+            shared,
+            identity,
             clock,
             requests,
-            waiting: BTreeMap::new(),
+            waiting: Waiting::default(),
             node,
+            lead: None,
+            own: Own::new(managers),
+            issuer: None,
+            founding,
+            seen: 0,
+            leader: None,
+            stopping: None,
             to_manager: VecDeque::new(),
             to_worker: VecDeque::new(),
             writes: Vec::new(),
@@ -96,20 +155,20 @@ impl Brain {
     /// caller ends.
     pub(super) async fn run(mut self, events: &Receiver<Event>) -> (Node, Ended) {
         let description = self.node.acts.description().clone();
-        let node = self.node.id;
-        if !self.node.manager.is_bootstrapped() {
+        // Who joined a cluster waits to be told of it.
+        let founds = self.own.managers.is_empty();
+        if let Some(seat) = self.node.seat.as_mut().filter(|it| founds && !it.manager.is_bootstrapped())
+        {
             let mut outputs = Vec::new();
-            self.node.manager.bootstrap(self.clock.now(), description.clone(), &mut outputs);
+            seat.manager.bootstrap(self.clock.now(), description, &mut outputs);
             outputs.into_iter().for_each(|output| self.perform_manager(output));
         }
-        self.to_manager.push_back(manager::io::Input::WorkerJoined { node, description });
+        self.node.links.set_managers(&self.own.managers, self.node.seat.is_some());
+        self.tell_api();
         self.to_worker.push_back(worker::io::Input::Tick);
         self.turn();
         loop {
-            let deadline = match (self.node.manager.deadline(), self.node.worker.deadline()) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
+            let deadline = self.deadline();
             let mut next = match wait(events, &self.exits, deadline, &self.clock).await {
                 Wake::Event(event) => Some(event),
                 Wake::Deadline => None,
@@ -129,7 +188,31 @@ impl Brain {
             if let Some(reason) = self.broken.take() {
                 return (self.node, Ended::Broken(reason));
             }
+            if self.stopped() {
+                return (self.node, Ended::Stop);
+            }
         }
+    }
+
+    /// When to look although nothing happens.
+    fn deadline(&self) -> Option<Time> {
+        let manager = self.node.seat.as_ref().and_then(|seat| seat.manager.deadline());
+        let lead = self.lead.as_ref().and_then(|lead| lead.deadline(self.clock.now().mono));
+        let stop = self.stopping.map(|(by, _)| by);
+        let all =
+            [manager, self.node.worker.deadline(), lead, self.waiting.deadline(), stop];
+        all.into_iter().flatten().min()
+    }
+
+    /// Whether a daemon that is to stop can.
+    fn stopped(&mut self) -> bool {
+        let Some((by, led)) = self.stopping else { return false };
+        if self.clock.now().mono >= by {
+            return true;
+        }
+        let said = self.has_said_goodbye(led);
+        self.turn();
+        said
     }
 
     /// Turns an event into an input of a machine, or into the loop's end.
@@ -137,8 +220,13 @@ impl Brain {
         match event {
             Event::Command { command, answer } => self.ask(command, answer),
             Event::Init { answer, .. } => reply(&answer, Err(Failure::AlreadySwarm)),
-            Event::Leave { force: false, answer } => reply(&answer, Err(Failure::LastManager)),
-            Event::Leave { force: true, answer } => {
+            Event::Join { answer, .. } => reply(&answer, Err(Failure::AlreadySwarm)),
+            Event::Tokens { answer } => reply(&answer, self.tokens()),
+            Event::Leave { force, answer } => {
+                if let Some(refused) = self.must_stay().filter(|_| !force) {
+                    reply(&answer, Err(refused));
+                    return None;
+                }
                 // The caller of `leave` waits until everything is removed: whoever ends the loop
                 // keeps the answer.
                 self.node.acts.leaving(answer);
@@ -169,27 +257,107 @@ impl Brain {
             Event::RoutesApplied { generation, refused } => {
                 self.to_worker.push_back(worker::io::Input::RoutesApplied { generation, refused });
             }
-            Event::Link(_) => {}
-            Event::Stop => return Some(Ended::Stop),
+            Event::Link(heard) => self.heard(heard),
+            // Asked twice, it stops at once.
+            Event::Stop if self.stopping.is_some() => return Some(Ended::Stop),
+            Event::Stop => {
+                let led = self.lead.is_some();
+                self.stopping = Some((self.clock.now().mono + GOODBYE_MAX, led));
+                self.to_manager.push_back(manager::io::Input::Stopping);
+            }
         }
         None
     }
 
-    fn ask(&mut self, command: Command, answer: SyncSender<Result<Reply, Failure>>) {
-        if self.waiting.len() >= WAITING_MAX {
-            let text = "the daemon is busy: too many requests wait, try again".to_owned();
-            return reply(&answer, Err(Failure::Refused(manager::io::CommandError::Busy(text))));
+    /// Takes in what was heard from another node.
+    fn heard(&mut self, heard: Heard) {
+        let now = self.clock.now().mono;
+        match heard {
+            Heard::Peer { from, bytes } => match codec::decode_message(&bytes) {
+                Ok(message) => {
+                    self.to_manager.push_back(manager::io::Input::Peer { from, message });
+                }
+                Err(err) => log::warn!("the manager of node {from}: {}", chain::text(&err)),
+            },
+            Heard::Reachable { peer } => {
+                self.to_manager.push_back(manager::io::Input::Reachable { peer });
+            }
+            Heard::Began { .. } => self.began(now, heard),
+            Heard::Report { node, number, bytes } => {
+                if self.session_heard(now, node, number) {
+                    match manager::wire::decode_report(&bytes) {
+                        Ok(report) => self
+                            .to_manager
+                            .push_back(manager::io::Input::Report { node, report }),
+                        Err(err) => log::warn!("a report of node {node}: {}", chain::text(&err)),
+                    }
+                }
+            }
+            Heard::Answered { node, number } => {
+                if self.session_heard(now, node, number) {
+                    self.to_manager.push_back(manager::io::Input::Heard { node });
+                    self.look_at_role(now, node);
+                }
+            }
+            Heard::Ended { node, number, announced } => {
+                self.session_ended(node, number, announced);
+            }
+            Heard::Opened { number, outbox } => self.opened(number, outbox),
+            Heard::Assigned { number, bytes } => self.assigned(number, &bytes),
+            Heard::Leader { number, at } => self.leader_heard(number, at),
+            Heard::Told { number, told } => self.told(number, told),
+            Heard::Lost { number } => self.lost(number),
+            Heard::ForwardAsked { from, bytes, answer } => {
+                self.forward_asked(from, &bytes, answer);
+            }
+            Heard::Forwarded { request, answer } => self.forwarded(request, answer.as_deref()),
+            Heard::JoinAsked { join, from, answer } => self.join_asked(*join, from, answer),
+            Heard::RenewAsked { node, csr, answer } => self.renew_asked(node, &csr, &answer),
+            Heard::Host { node } => self.host_heard(now, node),
+            Heard::Renewed { role } => self.renewed(role),
         }
-        let request = RequestId::new(self.requests.next_u128());
-        self.waiting.insert(request, answer);
-        self.to_manager.push_back(manager::io::Input::Command { request, command });
     }
 
-    /// Steps both machines until neither has anything left to be told, then hands the log what it
-    /// is to write.
+    /// What a machine needs to join.
+    fn tokens(&self) -> Result<Tokens, Failure> {
+        if self.node.seat.is_none() {
+            return Err(Failure::NotManager);
+        }
+        let issuer = self.issuer.as_ref().ok_or_else(|| {
+            Failure::Host("the swarm's certificates are not ready yet, try again".to_owned())
+        })?;
+        let [worker, manager] =
+            [Role::Worker, Role::Manager].map(|role| issuer.token(role).to_string());
+        let advertise = self.identity.advertise.clone();
+        Ok(Tokens { worker, manager, advertise, trust: issuer.trust.clone() })
+    }
+
+    /// Why this node may not leave without force.
+    fn must_stay(&self) -> Option<Failure> {
+        let seat = self.node.seat.as_ref()?;
+        if self.is_alone() {
+            return Some(Failure::LastManager);
+        }
+        let voters = seat.manager.raft().members().voters.len();
+        let known = seat.manager.raft().leader().is_some();
+        Some(Failure::Manager(if !known {
+            "Doing so may lose the consensus of your cluster. ".to_owned()
+        } else if voters == 2 {
+            "Removing this node leaves 1 managers out of 2. Without a Raft quorum your swarm will \
+             be inaccessible. "
+                .to_owned()
+        } else {
+            String::new()
+        }))
+    }
+
+    /// Steps both machines until nothing is left to be told, then hands the log what it is to write.
     fn turn(&mut self) {
         let now = self.clock.now();
-        if self.node.manager.deadline().is_some_and(|deadline| deadline <= now.mono) {
+        self.ask_again(now.mono);
+        if let Some(seat) = &self.node.seat
+            && seat.manager.deadline().is_some_and(|deadline| deadline <= now.mono)
+        {
             self.to_manager.push_back(manager::io::Input::Tick);
         }
         if self.node.worker.deadline().is_some_and(|deadline| deadline <= now.mono) {
@@ -198,12 +366,13 @@ impl Brain {
         let (mut managed, mut worked) = (Vec::new(), Vec::new());
         loop {
             if let Some(input) = self.to_manager.pop_front() {
+                let Some(seat) = &mut self.node.seat else { continue };
                 if matches!(input, manager::io::Input::PersistRefused { .. }) {
                     // What the manager has proposed so far it now takes back.
                     self.writes.clear();
-                    self.node.log.write(Write::Resume);
+                    seat.log.write(Write::Resume);
                 }
-                self.node.manager.step(now, input, &mut managed);
+                seat.manager.step(now, input, &mut managed);
                 for output in managed.drain(..) {
                     self.perform_manager(output);
                 }
@@ -213,20 +382,53 @@ impl Brain {
                     self.perform_worker(output);
                 }
             } else {
-                break;
+                self.look(now);
+                if self.to_manager.is_empty() && self.to_worker.is_empty() {
+                    break;
+                }
             }
         }
         self.hand_over_writes();
-        if self.node.manager.is_bootstrapped()
+        if let Some(seat) = &self.node.seat
+            && seat.manager.is_bootstrapped()
             && let Some(answer) = self.init.take()
         {
             reply(&answer, Ok(self.node.id));
         }
     }
 
+    /// What follows from what the manager holds now.
+    fn look(&mut self, now: Now) {
+        let Some(seat) = &self.node.seat else { return };
+        let (leads, index) = (seat.manager.is_leader(), seat.manager.store().index());
+        let leader = seat.manager.raft().leader();
+        if leads != self.lead.is_some() {
+            if leads { self.begin_leading(now) } else { self.stop_leading() }
+            self.node.links.set_leader(leader, leads);
+        } else if leader != self.leader {
+            self.node.links.set_leader(leader, leads);
+        }
+        self.leader = leader;
+        if index != self.seen {
+            self.seen = index;
+            self.watch_nodes(now.mono);
+            if let Some(managers) = self.managers()
+                && managers != self.own.managers
+            {
+                self.note_managers(managers.clone());
+                self.tell_all(crate::model::peer::Told::Managers(managers), false);
+            }
+        }
+        self.look_at_trust();
+        self.attend(now);
+        self.tell_states();
+    }
+
     fn hand_over_writes(&mut self) {
-        if !self.writes.is_empty() {
-            self.node.log.write(Write::Batch(std::mem::take(&mut self.writes)));
+        if let Some(seat) = &self.node.seat
+            && !self.writes.is_empty()
+        {
+            seat.log.write(Write::Batch(std::mem::take(&mut self.writes)));
         }
     }
 
@@ -237,24 +439,22 @@ impl Brain {
             }
             manager::io::Output::SaveSnapshot { snapshot } => {
                 self.hand_over_writes();
-                self.node.log.write(Write::Snapshot(snapshot));
-            }
-            manager::io::Output::Reply { request, reply: result } => {
-                if let Some(answer) = self.waiting.remove(&request) {
-                    reply(&answer, result.map_err(Failure::Refused));
+                if let Some(seat) = &self.node.seat {
+                    seat.log.write(Write::Snapshot(snapshot));
                 }
             }
-            manager::io::Output::Assign { node, assignments } => {
-                if node == self.node.id {
-                    self.to_worker.push_back(worker::io::Input::Assignments(assignments));
-                }
-            }
+            manager::io::Output::Reply { request, reply } => self.answered(request, reply),
+            manager::io::Output::Assign { node, assignments } => self.assign(node, assignments),
             manager::io::Output::Leader { term, leader } => {
                 log::debug!("term {term}: leader {leader:?}");
             }
             manager::io::Output::Broken { reason } => self.broken = Some(reason),
-            // A node that cannot be joined has no peers to tell anything.
-            manager::io::Output::Send { .. } | manager::io::Output::Removed => {}
+            manager::io::Output::Send { to, message } => match codec::encode_message(&message) {
+                Ok(bytes) => self.node.links.raft(to, bytes),
+                Err(err) => log::error!("a message to node {to}: {}", chain::text(&err)),
+            },
+            // Only a hint: who was added again replays its removal. The session says what counts.
+            manager::io::Output::Removed => log::debug!("this manager was removed once"),
         }
     }
 
@@ -268,8 +468,12 @@ impl Brain {
                 self.node.plane.set(generation, ports);
             }
             worker::io::Output::Report(report) => {
-                let node = self.node.id;
-                self.to_manager.push_back(manager::io::Input::Report { node, report });
+                if self.lead.is_some() {
+                    let node = self.node.id;
+                    self.to_manager.push_back(manager::io::Input::Report { node, report });
+                } else {
+                    self.report(&report);
+                }
             }
         }
     }
@@ -279,7 +483,8 @@ impl Brain {
 pub(super) async fn idle(events: &Receiver<Event>) -> Option<Event> {
     loop {
         match events.recv().await {
-            Ok(event @ Event::Init { .. }) => return Some(event),
+            Ok(event @ (Event::Init { .. } | Event::Join { .. })) => return Some(event),
+            Ok(Event::Tokens { answer }) => reply(&answer, Err(Failure::NoSwarm)),
             Ok(Event::Stop) | Err(_) => return None,
             Ok(Event::Command { answer, .. }) => reply(&answer, Err(Failure::NoSwarm)),
             Ok(Event::Leave { answer, .. }) => reply(&answer, Err(Failure::NotInSwarm)),

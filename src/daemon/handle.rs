@@ -20,10 +20,12 @@ pub use crate::host::runtime::Runtime;
 use crate::logic::worker::io::{Exit, Outcome, RefusedPort};
 use super::links::Heard;
 use super::records;
-use crate::model::node::NodeDescription;
+use crate::host::entropy;
+use crate::model::cluster_trust::{ClusterTrust, RESOURCE_KIND, RESOURCE_NAME};
+use crate::model::node::{Availability, NodeDescription, Role};
 
 /// Longest time that a command may take before its caller is told that it did not finish.
-const COMMAND_SECS_MAX: u64 = 30;
+pub(super) const COMMAND_SECS_MAX: u64 = 30;
 
 /// The daemon as the API sees it. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -49,6 +51,10 @@ pub(super) enum Event {
     Command { command: Command, answer: SyncSender<Result<Reply, Failure>> },
     /// Make a cluster of this one node.
     Init { request: InitRequest, answer: SyncSender<Result<NodeId, Failure>> },
+    /// Become a node of a cluster.
+    Join { request: JoinRequest, answer: SyncSender<Result<Role, Failure>> },
+    /// Tell what a machine needs to join.
+    Tokens { answer: SyncSender<Result<Tokens, Failure>> },
     /// Forget the cluster and everything of it.
     Leave { force: bool, answer: SyncSender<Result<(), Failure>> },
     /// Every write through this one is durable.
@@ -82,6 +88,8 @@ pub enum SwarmState {
         node: NodeId,
         /// Its cluster.
         cluster: ClusterId,
+        /// It is a manager.
+        manager: bool,
     },
 }
 
@@ -113,6 +121,33 @@ pub struct InitRequest {
     pub listen: String,
 }
 
+/// What `join` says.
+#[derive(Clone, Debug, Default)]
+pub struct JoinRequest {
+    /// Managers, `host[:port]` each; the first that answers is taken.
+    pub managers: Vec<String>,
+    /// The join token.
+    pub token: String,
+    /// Address that other nodes reach this one at; empty is the one that the manager sees.
+    pub advertise: String,
+    /// Address to listen at; empty is `0.0.0.0:2377`.
+    pub listen: String,
+    /// Whether tasks may run here.
+    pub availability: Availability,
+}
+
+/// What machines need to join, and what it is made of.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// The token of workers.
+    pub worker: String,
+    /// The token of managers.
+    pub manager: String,
+    /// `address:port` of this manager.
+    pub advertise: String,
+    pub(super) trust: ClusterTrust,
+}
+
 /// Why a call did not give what was asked for. `Display` is for the user.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
@@ -124,6 +159,19 @@ pub enum Failure {
         "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again."
     )]
     NoSwarm,
+    /// Docker's text for a manager's command on a worker; 503.
+    #[error(
+        "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager."
+    )]
+    NotManager,
+    /// Docker's text for `leave` of one of several managers without force; 503.
+    #[error(
+        "You are attempting to leave the swarm on a node that is participating as a manager. {0}The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message."
+    )]
+    Manager(String),
+    /// The join was refused, or nobody answered; 503.
+    #[error("{0}")]
+    Join(String),
     /// Docker's text for a second `init`; 503.
     #[error(
         "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one."
@@ -194,6 +242,42 @@ impl Handle {
     /// the host said.
     pub fn init(&self, request: InitRequest) -> Result<NodeId, Failure> {
         self.ask(|answer| Event::Init { request, answer })
+    }
+
+    /// Becomes a node of a cluster; as what, its token says.
+    ///
+    /// # Errors
+    /// [`Failure::AlreadySwarm`], [`Failure::Invalid`] for what cannot be used, [`Failure::Join`]
+    /// when the managers named do not answer or refuse. Nothing is left behind then.
+    pub fn join(&self, request: JoinRequest) -> Result<Role, Failure> {
+        self.ask(|answer| Event::Join { request, answer })
+    }
+
+    /// What machines need to join.
+    ///
+    /// # Errors
+    /// [`Failure::NoSwarm`] or [`Failure::NotManager`].
+    pub fn tokens(&self) -> Result<Tokens, Failure> {
+        self.ask(|answer| Event::Tokens { answer })
+    }
+
+    /// Makes the tokens of these roles void and new ones for them.
+    ///
+    /// # Errors
+    /// As [`tokens`](Self::tokens) and [`command`](Self::command).
+    pub fn rotate_tokens(&self, roles: &[Role]) -> Result<(), Failure> {
+        let mut trust = self.tokens()?.trust;
+        for role in roles {
+            let secret = entropy::u128()
+                .map_err(|err| Failure::Host(format!("cannot make a token: {err}")))?;
+            match role {
+                Role::Worker => trust.worker_secret = secret,
+                Role::Manager => trust.manager_secret = secret,
+            }
+        }
+        let payload = trust.encode().map_err(|err| Failure::Host(err.to_string()))?;
+        let (kind, name) = (RESOURCE_KIND.to_owned(), RESOURCE_NAME.to_owned());
+        self.command(Command::SetResource { kind, name, payload }).map(drop)
     }
 
     /// Leaves the cluster: containers, networks and state of it are removed.

@@ -49,3 +49,21 @@ impl Identity {
 pub(super) fn addresses(request: &InitRequest) -> Result<(String, String), String> {
     address::choose(&request.advertise, &request.listen)
 }
+
+/// The addresses of a `join`, checked. Where none is to be advertised, only a port is: the manager
+/// sees the rest.
+///
+/// # Errors
+/// As [`addresses`].
+pub(super) fn join_addresses(advertise: &str, listen: &str) -> Result<(String, String), String> {
+    if !advertise.is_empty() {
+        return address::choose(advertise, listen);
+    }
+    // What it chooses is not taken: it may be another network's than the manager's.
+    let (chosen, listen) = match address::choose("", listen) {
+        Ok(chosen) => chosen,
+        Err(_) => address::choose("127.0.0.1", listen)?,
+    };
+    let port = chosen.rsplit_once(':').map_or(chosen.as_str(), |(_, port)| port);
+    Ok((format!(":{port}"), listen))
+}

@@ -5,15 +5,21 @@
 //! and proxy running; only `leave` removes them.
 
 mod acts;
+mod asking;
 mod brain;
 pub mod facts;
+mod following;
 pub mod handle;
 pub mod shown;
 mod identity;
+mod issuing;
+mod joining;
+mod leading;
 mod links;
 mod log_thread;
 mod node;
 pub mod options;
+mod papers;
 mod plane_thread;
 mod records;
 mod signals;
@@ -136,7 +142,7 @@ async fn lives(
     mut identity: Option<Identity>,
     start: &mut dyn FnMut() -> Result<(), Fatal>,
 ) -> Result<(), Fatal> {
-    let mut asked = None;
+    let (mut asked, mut joined) = (None, None);
     loop {
         let Some(known) = identity.take() else {
             start()?;
@@ -152,15 +158,25 @@ async fn lives(
                     }
                     Err(failure) => brain::reply(&answer, Err(failure)),
                 },
+                Some(Event::Join { request, answer }) => match host.join(&request).await {
+                    Ok((made, role)) => {
+                        identity = Some(made);
+                        joined = Some((answer, role));
+                    }
+                    Err(failure) => brain::reply(&answer, Err(failure)),
+                },
                 Some(_) => {}
             }
             continue;
         };
-        let mut brain = host.start_node(&known, shared)?;
+        let mut brain = Host::start_node(host, &known, shared)?;
         if let Some(answer) = asked.take() {
             brain.answer_init(answer);
         }
-        brain::publish(shared, SwarmState::Active { node: known.node, cluster: known.cluster });
+        brain.tell_api();
+        if let Some((answer, role)) = joined.take() {
+            brain::reply(&answer, Ok(role));
+        }
         start()?;
         let (node, ended) = brain.run(events).await;
         match ended {

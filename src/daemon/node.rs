@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::acts::Acts;
-use super::brain::{Brain, Node};
+use super::brain::{Brain, Node, Seat, Setting};
 use super::handle::{Facts, Failure, InitRequest, Shared};
 use super::identity::{self, Identity};
+use super::links::{Links, Setup};
 use super::log_thread::LogThread;
 use super::options::Options;
+use super::papers;
 use super::plane_thread::PlaneThread;
 use super::records;
 use super::steps::Steps;
@@ -26,14 +28,18 @@ use crate::host::disk::lock::RootLock;
 use crate::host::disk::{Wal, key};
 use crate::host::images::{ImageStore, RegistryConfig};
 use crate::host::net::{Net, NetConfig};
+use crate::host::peers::{Clocks, Endpoint};
+use crate::host::pki::{Authority, Credentials, Trust};
 use crate::host::runtime::{Runtime, RuntimeConfig};
 use crate::host::failpoint::NoSuchPoint;
 use crate::host::{cgroup_home, clock, entropy, failpoint};
 use crate::logic::raft::codec;
 use crate::logic::raft::io::{Recovered, Snapshot, Timing};
-use crate::logic::manager::{self, Manager};
+use crate::logic::manager::{self, Manager, wire};
 use crate::logic::worker::{self, Worker};
 use crate::model::network::Subnet;
+use crate::model::node::Role;
+use crate::model::peer::{ManagerAddress, Message, Present};
 
 /// Reports of a worker are gathered for this long before they are logged.
 const REPORT_BATCH: Span = Span::from_millis(100);
@@ -188,23 +194,129 @@ impl Host {
             listen,
             leaving: false,
         };
+        // Those of a join that was cut short are not of this cluster.
+        papers::remove(&self.data)
+            .map_err(|err| Failure::Host(format!("cannot remove an old certificate: {}", chain::text(&err))))?;
         made.write(self.data.path())
             .map_err(|err| Failure::Host(format!("cannot keep the identity: {}", chain::text(&err))))?;
         Ok(made)
     }
 
-    /// Recovers the node from its log and its task folders.
+    /// Recovers the node from its papers, its log and its task folders.
     pub(super) fn start_node(
-        &self,
+        host: &Arc<Self>,
         identity: &Identity,
         shared: &Arc<Shared>,
     ) -> Result<Brain, Fatal> {
         let events = shared.brain.clone();
-        let (wal, recovered) = self.open_log()?;
-        let seed = || {
-            entropy::bytes32().map_err(|err| Fatal::new("cannot read the system's entropy", err))
+        let (credentials, founding) = host.credentials(identity)?;
+        let managers = papers::read_managers(&host.data)
+            .map_err(|err| Fatal::new("cannot tell where the managers are", err))?;
+        let seat = match credentials.verified().identity.role {
+            Role::Manager => Some(host.open_seat(identity, shared)?),
+            Role::Worker => {
+                host.empty_log()?;
+                None
+            }
         };
-        let now = self.clock.now();
+        let now = host.clock.now();
+        let steps = Arc::new(Steps::new(
+            host.data.clone(),
+            Arc::clone(&host.images),
+            Arc::clone(&host.runtime),
+            Arc::clone(&host.net),
+            host.facts.description.clone(),
+            host.clock,
+            clock::boot_id().map_err(|err| Fatal::new("cannot read the boot id", err))?,
+        ));
+        let known = |id| {
+            let store = seat.as_ref().map(|seat| seat.manager.store());
+            store.and_then(|store| store.task(id)).map(|task| (**task).clone())
+        };
+        let (found, fence) = steps.found(known)?;
+        let keep: BTreeSet<TaskId> = found.iter().map(|found| found.task.id).collect();
+        match host.net.retain(&keep) {
+            Ok(removed) => removed.iter().for_each(|what| log::info!("removed leftover {what}")),
+            Err(err) => log::warn!("cannot remove leftovers: {}", chain::text(&err)),
+        }
+        let worker = Worker::new(
+            worker::io::Config {
+                node: identity.node,
+                description: host.facts.description.clone(),
+                seed: seed()?,
+                found,
+                fence,
+                // Who joined a cluster has others to take over its tasks.
+                alone: managers.is_empty(),
+            },
+            now,
+        );
+        let plane = PlaneThread::start(host.plane.clone(), events.clone())
+            .map_err(|err| thread("proxy", err))?;
+        let links = host.links(identity, credentials, managers.clone(), shared)?;
+        let acts = Acts::new(steps, events);
+        let node = Node { id: identity.node, seat, worker, plane, acts, links };
+        let setting = Setting {
+            host: Arc::clone(host),
+            shared: Arc::clone(shared),
+            identity: identity.clone(),
+            clock: host.clock,
+            requests: Rng::from_entropy(seed()?),
+            managers,
+            founding,
+        };
+        Ok(Brain::new(node, setting, host.runtime.events()))
+    }
+
+    /// What the node proves itself with. One that has made its cluster and has no papers yet, also one
+    /// of a release that knew none, makes them, with a root for the cluster's store.
+    fn credentials(&self, identity: &Identity) -> Result<(Credentials, Option<Authority>), Fatal> {
+        let found = Credentials::read(self.data.path())
+            .map_err(|err| Fatal::new("cannot read this node's certificate", err))?;
+        if let Some(found) = found.filter(|it| it.verified().identity.node == identity.node) {
+            return Ok((found, None));
+        }
+        let failed = |err| Fatal::new("cannot make this node's certificate", err);
+        let authority = papers::new_authority(identity.cluster).map_err(failed)?;
+        let made = papers::found(&authority, identity.node).map_err(failed)?;
+        made.write(self.data.path())
+            .map_err(|err| Fatal::new("cannot keep this node's certificate", err))?;
+        Ok((made, Some(authority)))
+    }
+
+    /// The thread of the connections.
+    fn links(
+        &self,
+        identity: &Identity,
+        credentials: Credentials,
+        managers: Vec<ManagerAddress>,
+        shared: &Arc<Shared>,
+    ) -> Result<Links, Fatal> {
+        let failed = |err| Fatal::new("cannot use this node's certificate", err);
+        let trust = Trust::new(credentials.roots().to_vec()).map_err(failed)?;
+        let endpoint = Endpoint::new(&credentials, trust, Clocks::default()).map_err(failed)?;
+        let description = wire::encode_description(&self.facts.description)
+            .map_err(|err| Fatal::new("cannot tell other nodes of this one", err))?;
+        let present = Present { description, advertise: identity.advertise.clone() };
+        let listen = identity.listen.parse().map_err(|err| {
+            Fatal::new(format!("cannot listen at {}", identity.listen), std::io::Error::other(err))
+        })?;
+        Links::start(Setup {
+            endpoint,
+            credentials,
+            listen,
+            events: shared.brain.clone(),
+            clock: self.clock,
+            data_root: self.data.path().to_owned(),
+            present: Message::Present(present),
+            managers,
+        })
+        .map_err(|err| Fatal::new(format!("cannot listen at {listen} for other nodes"), err))
+    }
+
+    /// A manager with what its log holds.
+    fn open_seat(&self, identity: &Identity, shared: &Arc<Shared>) -> Result<Seat, Fatal> {
+        let (wal, recovered) = self.open_log()?;
         let manager = Manager::new(
             manager::io::Config {
                 node: identity.node,
@@ -216,45 +328,26 @@ impl Host {
                 timing: Timing::default(),
             },
             recovered,
-            now,
+            self.clock.now(),
         )
         .map_err(|err| Fatal::new("cannot read what the log holds", err))?;
-        let steps = Arc::new(Steps::new(
-            self.data.clone(),
-            Arc::clone(&self.images),
-            Arc::clone(&self.runtime),
-            Arc::clone(&self.net),
-            self.facts.description.clone(),
-            self.clock,
-            clock::boot_id().map_err(|err| Fatal::new("cannot read the boot id", err))?,
-        ));
-        let (found, fence) = steps.found(|id| manager.store().task(id).map(|task| (**task).clone()))?;
-        let keep: BTreeSet<TaskId> = found.iter().map(|found| found.task.id).collect();
-        match self.net.retain(&keep) {
-            Ok(removed) => removed.iter().for_each(|what| log::info!("removed leftover {what}")),
-            Err(err) => log::warn!("cannot remove leftovers: {}", chain::text(&err)),
-        }
-        let worker = Worker::new(
-            worker::io::Config {
-                node: identity.node,
-                description: self.facts.description.clone(),
-                seed: seed()?,
-                found,
-                fence,
-                alone: true,
-            },
-            now,
-        );
-        let thread = |what: &str, err: std::io::Error| {
-            Fatal::new(format!("cannot start the thread of the {what}"), err)
-        };
-        let log =
-            LogThread::start(wal, events.clone()).map_err(|err| thread("log", err))?;
-        let plane = PlaneThread::start(self.plane.clone(), events.clone())
-            .map_err(|err| thread("proxy", err))?;
-        let acts = Acts::new(steps, events);
-        let node = Node { id: identity.node, manager, worker, log, plane, acts };
-        Ok(Brain::new(node, self.clock, Rng::from_entropy(seed()?), self.runtime.events()))
+        let log = LogThread::start(wal, shared.brain.clone()).map_err(|err| thread("log", err))?;
+        Ok(Seat { manager, log })
+    }
+
+    /// A manager without a log: it is told everything.
+    pub(super) fn new_seat(
+        &self,
+        identity: &Identity,
+        shared: &Arc<Shared>,
+    ) -> Result<Seat, Fatal> {
+        self.empty_log()?;
+        self.open_seat(identity, shared)
+    }
+
+    /// Forgets what a manager of this node held.
+    pub(super) fn empty_log(&self) -> Result<(), Fatal> {
+        empty(&self.data.raft())
     }
 
     fn open_log(&self) -> Result<(Wal, Recovered), Fatal> {
@@ -332,6 +425,8 @@ impl Host {
         }
         records::remove_fence(&self.data)
             .map_err(|err| Fatal::new("cannot remove the fence", err))?;
+        papers::remove(&self.data)
+            .map_err(|err| Fatal::new("cannot remove the certificate", err))?;
         // Last: without it, the node is in no swarm.
         crate::host::disk::ledger::remove(&Identity::path(self.data.path()))
             .map_err(|err| Fatal::new("cannot remove the identity", err))
@@ -341,9 +436,20 @@ impl Host {
 impl Node {
     /// Ends the threads; what is queued for the log is written. Containers and proxy go on.
     pub(super) fn stop(self) {
-        self.log.finish();
+        self.links.finish();
+        if let Some(seat) = self.seat {
+            seat.log.finish();
+        }
         self.plane.finish();
     }
+}
+
+fn seed() -> Result<[u8; 32], Fatal> {
+    entropy::bytes32().map_err(|err| Fatal::new("cannot read the system's entropy", err))
+}
+
+fn thread(what: &str, err: std::io::Error) -> Fatal {
+    Fatal::new(format!("cannot start the thread of the {what}"), err)
 }
 
 fn empty(folder: &std::path::Path) -> Result<(), Fatal> {

@@ -22,7 +22,8 @@ const INDEX_SERVER: &str = "https://index.docker.io/v1/";
 pub(super) fn ping(engine: &dyn Engine, call: &Call<'_>) -> Reply {
     let swarm = match engine.swarm() {
         SwarmState::Inactive => "inactive",
-        SwarmState::Active { .. } => "active/manager",
+        SwarmState::Active { manager: true, .. } => "active/manager",
+        SwarmState::Active { manager: false, .. } => "active/worker",
     };
     let headers = [
         // 2 would tell clients to build through BuildKit.

@@ -50,7 +50,7 @@ use crate::logic::raft::io as raft;
 use crate::logic::scheduler::rebalance::Moved;
 use crate::logic::scheduler::{MemoryUse, Nodes};
 use crate::logic::store::{Feed, Store};
-use crate::model::node::NodeDescription;
+use crate::model::node::{NodeDescription, NodeState};
 
 /// Shortest wait before the manager tries its own writes again after the disk refused.
 pub const REFUSED_WAIT_MIN: Span = Span::from_secs(1);
@@ -256,6 +256,12 @@ impl Manager {
     #[must_use]
     pub const fn store(&self) -> &Store {
         &self.committed
+    }
+
+    /// How each node is, as far as this manager knows; a follower knows nothing.
+    #[must_use]
+    pub fn node_states(&self) -> Vec<(NodeId, NodeState)> {
+        self.committed.nodes().map(|node| (node.id, self.lead.nodes.state(node.id))).collect()
     }
 
     /// What changed last in it.
