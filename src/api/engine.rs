@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use super::errors::ApiError;
 use crate::base::id::{NodeId, TaskId};
-use crate::daemon::handle::{Command, Facts, Failure, Handle, InitRequest, Reply, SwarmState, View};
+use crate::daemon::handle::{
+    Command, Facts, Failure, Handle, InitRequest, JoinRequest, Reply, SwarmState, Tokens, View,
+};
 use crate::daemon::shown::{ImageStore, InUse, LogNext, LogQuery, LogReader, Volume};
 use crate::model::engine::Labels;
+use crate::model::node::Role;
 
 /// The daemon, as far as the API asks it. Every call may block, for as long as its own deadline.
 pub trait Engine: Send + Sync {
@@ -31,6 +34,24 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// When it is in one already, or the addresses cannot be used.
     fn init(&self, request: InitRequest) -> Result<NodeId, Failure>;
+
+    /// Becomes a node of a cluster.
+    ///
+    /// # Errors
+    /// When it is in one already, or no manager lets it join.
+    fn join(&self, request: JoinRequest) -> Result<Role, Failure>;
+
+    /// What machines need to join.
+    ///
+    /// # Errors
+    /// When this node is no manager.
+    fn tokens(&self) -> Result<Tokens, Failure>;
+
+    /// Makes the tokens of these roles void and new ones for them.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    fn rotate_tokens(&self, roles: &[Role]) -> Result<(), Failure>;
 
     /// Leaves the cluster.
     ///
@@ -105,6 +126,18 @@ impl Engine for Handle {
 
     fn init(&self, request: InitRequest) -> Result<NodeId, Failure> {
         Self::init(self, request)
+    }
+
+    fn join(&self, request: JoinRequest) -> Result<Role, Failure> {
+        Self::join(self, request)
+    }
+
+    fn tokens(&self) -> Result<Tokens, Failure> {
+        Self::tokens(self)
+    }
+
+    fn rotate_tokens(&self, roles: &[Role]) -> Result<(), Failure> {
+        Self::rotate_tokens(self, roles)
     }
 
     fn leave(&self, force: bool) -> Result<(), Failure> {

@@ -19,12 +19,20 @@ pub enum Route<'a> {
     Swarm,
     /// `/swarm/init`
     SwarmInit,
+    /// `/swarm/join`
+    SwarmJoin,
+    /// `/swarm/update`
+    SwarmUpdate,
     /// `/swarm/leave`
     SwarmLeave,
     /// `GET /nodes`
     Nodes,
     /// `GET /nodes/{id}`
     Node(&'a str),
+    /// `POST /nodes/{id}/update`
+    NodeUpdate(&'a str),
+    /// `DELETE /nodes/{id}`
+    NodeRemove(&'a str),
     /// `GET /services`
     Services,
     /// `/services/create`
@@ -134,6 +142,8 @@ fn post<'a>(first: &str, rest: &'a str) -> Option<Route<'a>> {
     let route = match (first, rest) {
         ("auth", "") => Route::Auth,
         ("swarm", "init") => Route::SwarmInit,
+        ("swarm", "join") => Route::SwarmJoin,
+        ("swarm", "update") => Route::SwarmUpdate,
         ("swarm", "leave") => Route::SwarmLeave,
         ("services", "create") => Route::ServiceCreate,
         ("images", "create") => Route::ImagePull,
@@ -142,6 +152,7 @@ fn post<'a>(first: &str, rest: &'a str) -> Option<Route<'a>> {
         ("volumes", "create") => Route::VolumeCreate,
         ("volumes", "prune") => Route::VolumesPrune,
         ("services", rest) => Route::ServiceUpdate(inner(rest, "update")?),
+        ("nodes", rest) => Route::NodeUpdate(inner(rest, "update")?),
         _ => return None,
     };
     Some(route)
@@ -151,6 +162,7 @@ fn delete<'a>(first: &str, rest: &'a str) -> Option<Route<'a>> {
     let route = match (first, rest) {
         (_, "") => return None,
         ("services", id) => Route::ServiceRemove(id),
+        ("nodes", id) => Route::NodeRemove(id),
         ("volumes", name) => Route::VolumeRemove(name),
         ("images", name) => Route::ImageRemove(name),
         _ => return None,

@@ -111,6 +111,12 @@ fn execute(skep: Skep, hooks: &Hooks) -> Result<(), CliError> {
         Command::Init(init) | Command::Swarm(args::swarm::Swarm {
             command: args::swarm::SwarmCommand::Init(init),
         }) => swarm::init(init, ctx, hooks),
+        Command::Join(join) | Command::Swarm(args::swarm::Swarm {
+            command: args::swarm::SwarmCommand::Join(join),
+        }) => swarm::join(join, ctx, hooks),
+        Command::JoinToken(token) | Command::Swarm(args::swarm::Swarm {
+            command: args::swarm::SwarmCommand::JoinToken(token),
+        }) => swarm::join_token(&token, ctx),
         Command::Leave(leave) | Command::Swarm(args::swarm::Swarm {
             command: args::swarm::SwarmCommand::Leave(leave),
         }) => swarm::leave(&leave, ctx),

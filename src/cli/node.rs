@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::args::node::{Inspect, Ls, NodeCommand, Ps};
+use super::args::node::{Inspect, Ls, NodeCommand, Ps, Rm, Update};
 use super::client::encode;
 use super::context::Context;
 use super::error::{CliError, plain};
@@ -12,7 +12,7 @@ use super::table::natural;
 use super::tasks::{self, Names};
 use crate::base::units::{bytes_size, format_cpus};
 use crate::cli::age;
-use crate::model::engine::node::Node;
+use crate::model::engine::node::{Node, NodeSpec};
 use crate::model::engine::system::Info;
 use crate::model::engine::task::Task;
 
@@ -34,10 +34,94 @@ const LISTING: Listing<'_> = Listing {
 /// Runs one command.
 pub fn run(command: NodeCommand, ctx: &mut Context) -> Result<(), CliError> {
     match command {
+        NodeCommand::Demote(args) => set_role(&args.nodes, "worker", ctx),
+        NodeCommand::Promote(args) => set_role(&args.nodes, "manager", ctx),
+        NodeCommand::Rm(args) => remove(&args, ctx),
+        NodeCommand::Update(args) => update(&args, ctx),
         NodeCommand::Inspect(args) => inspect(&args, ctx),
         NodeCommand::Ls(args) => list(&args, ctx),
         NodeCommand::Ps(args) => ps(&args, ctx),
     }
+}
+
+/// Changes a node's spec; false when it was so before.
+fn change(
+    name: &str,
+    ctx: &Context,
+    change: impl FnOnce(&mut NodeSpec) -> Result<(), CliError>,
+) -> Result<bool, CliError> {
+    let id = node_reference(&ctx.client, name)?;
+    let node: Node = ctx.client.get(&format!("/nodes/{}", encode(&id)))?;
+    let before = serde_json::to_value(&node.spec).map_err(CliError::BadJson)?;
+    let mut spec = node.spec;
+    change(&mut spec)?;
+    if serde_json::to_value(&spec).map_err(CliError::BadJson)? == before {
+        return Ok(false);
+    }
+    let path = format!("/nodes/{}/update?version={}", encode(&node.id), node.version.index);
+    ctx.client.post(&path, &spec)?;
+    Ok(true)
+}
+
+fn set_role(nodes: &[String], role: &str, ctx: &mut Context) -> Result<(), CliError> {
+    for name in nodes {
+        let changed = change(name, ctx, |spec| {
+            role.clone_into(&mut spec.role);
+            Ok(())
+        })?;
+        ctx.line(&match (role, changed) {
+            ("manager", true) => format!("Node {name} promoted to a manager in the swarm."),
+            (_, true) => format!("Manager {name} demoted in the swarm."),
+            (_, false) => format!("Node {name} is already a {role}."),
+        })?;
+    }
+    Ok(())
+}
+
+fn remove(args: &Rm, ctx: &mut Context) -> Result<(), CliError> {
+    let mut errors = Vec::new();
+    for name in &args.nodes {
+        let id = node_reference(&ctx.client, name)?;
+        match ctx.client.delete(&format!("/nodes/{}?force={}", encode(&id), u8::from(args.force))) {
+            Ok(_) => ctx.line(name)?,
+            Err(error @ CliError::Daemon { .. }) => errors.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(plain(errors.join("\n"))) }
+}
+
+fn update(args: &Update, ctx: &mut Context) -> Result<(), CliError> {
+    change(&args.node, ctx, |spec| {
+        if let Some(role) = &args.role {
+            if !matches!(role.as_str(), "worker" | "manager") {
+                return Err(plain(format!(
+                    "invalid role {role:?}, only worker and manager are supported"
+                )));
+            }
+            role.clone_into(&mut spec.role);
+        }
+        if let Some(availability) = &args.availability {
+            if !matches!(availability.as_str(), "active" | "pause" | "drain") {
+                return Err(plain(format!(
+                    "invalid availability {availability:?}, only active, pause and drain are \
+                     supported"
+                )));
+            }
+            availability.clone_into(&mut spec.availability);
+        }
+        for label in &args.label_add {
+            let (key, value) = label.split_once('=').unwrap_or((label, ""));
+            spec.labels.insert(key.to_owned(), value.to_owned());
+        }
+        for label in &args.label_rm {
+            if spec.labels.remove(label).is_none() {
+                return Err(plain(format!("key {label} doesn't exist in node's labels")));
+            }
+        }
+        Ok(())
+    })?;
+    ctx.line(&args.node)
 }
 
 fn list(args: &Ls, ctx: &mut Context) -> Result<(), CliError> {

@@ -1,23 +1,47 @@
-//! `init` and `leave`.
+//! `init`, `join`, `join-token` and `leave`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::args::swarm::{Init, Leave};
+use super::args::swarm::{Init, Join, JoinToken, Leave};
 use super::context::Context;
 use super::error::{CliError, plain};
 use super::args::Command;
 use super::args::swarm::{Swarm, SwarmCommand};
 use super::{DEFAULT_HOST, Hooks, StartOptions};
-use crate::model::engine::swarm::{InitRequest, OrchestrationConfig, SwarmSpec};
+use crate::model::engine::node::Node;
+use crate::model::engine::swarm::{
+    InitRequest, JoinRequest, OrchestrationConfig, Swarm as SwarmJson, SwarmSpec,
+};
+use crate::model::engine::system::Info;
 
-/// The socket where none was named: with `init --exec-root` that of the daemon to be started.
+/// Between two tries of `join --retry`.
+const RETRY_WAIT: Duration = Duration::from_secs(2);
+
+/// The socket where none was named: with `--exec-root` of `init` and `join` that of the daemon to be started.
 pub fn default_host(command: &Command) -> Result<String, CliError> {
-    let (Command::Init(init)
-    | Command::Swarm(Swarm { command: SwarmCommand::Init(init) })) = command
-    else {
-        return Ok(DEFAULT_HOST.to_owned());
+    let exec_root = match command {
+        Command::Init(init) | Command::Swarm(Swarm { command: SwarmCommand::Init(init) }) => {
+            &init.exec_root
+        }
+        Command::Join(join) | Command::Swarm(Swarm { command: SwarmCommand::Join(join) }) => {
+            &join.exec_root
+        }
+        Command::Daemon(_)
+        | Command::Image(_)
+        | Command::Info(_)
+        | Command::JoinToken(_)
+        | Command::Leave(_)
+        | Command::Load(_)
+        | Command::Node(_)
+        | Command::Pull(_)
+        | Command::Service(_)
+        | Command::Swarm(_)
+        | Command::System(_)
+        | Command::Version(_)
+        | Command::Volume(_) => return Ok(DEFAULT_HOST.to_owned()),
     };
-    match init.exec_root.as_deref() {
+    match exec_root.as_deref() {
         None => Ok(DEFAULT_HOST.to_owned()),
         Some(root) if root.starts_with('/') => {
             Ok(format!("unix://{}/skep.sock", root.trim_end_matches('/')))
@@ -28,30 +52,11 @@ pub fn default_host(command: &Command) -> Result<String, CliError> {
 
 /// Starts a daemon where none answers and makes the machine a swarm of its own.
 pub fn init(args: Init, ctx: &mut Context, hooks: &Hooks) -> Result<(), CliError> {
-    if let Some(availability) = &args.availability
-        && !matches!(availability.as_str(), "active" | "pause" | "drain")
-    {
-        return Err(plain(format!(
-            "invalid availability {availability:?}, only active, pause and drain are supported"
-        )));
-    }
-    match ctx.client.ping() {
-        Ok(()) => {}
-        Err(CliError::NotRunning { host }) => {
-            let text = |address: &Option<String>| address.clone().unwrap_or_default();
-            let (advertise, listen) = (text(&args.advertise_addr), text(&args.listen_addr));
-            (hooks.check_addresses)(&advertise, &listen).map_err(plain)?;
-            let options = StartOptions {
-                host,
-                data_root: args.data_root.as_ref().map(PathBuf::from),
-                exec_root: args.exec_root.as_ref().map(PathBuf::from),
-            };
-            (hooks.start_daemon)(&options).map_err(|why| {
-                plain(format!("cannot start the skep daemon: {why}"))
-            })?;
-        }
-        Err(error) => return Err(error),
-    }
+    check_availability(args.availability.as_deref())?;
+    let text = |address: &Option<String>| address.clone().unwrap_or_default();
+    let (advertise, listen) = (text(&args.advertise_addr), text(&args.listen_addr));
+    let check = || (hooks.check_addresses)(&advertise, &listen).map_err(plain);
+    ensure_daemon(ctx, hooks, args.data_root.as_ref(), args.exec_root.as_ref(), check)?;
     let history = args.task_history_limit;
     let request = InitRequest {
         listen_addr: args.listen_addr.unwrap_or_else(|| "0.0.0.0:2377".to_owned()),
@@ -66,10 +71,131 @@ pub fn init(args: Init, ctx: &mut Context, hooks: &Hooks) -> Result<(), CliError
     };
     let id: String = ctx.client.post_for("/swarm/init", &request).map_err(advise)?;
     ctx.line(&format!("Swarm initialized: current node ({id}) is now a manager."))?;
+    if let Some(line) = join_line(ctx, "worker")? {
+        ctx.print(&format!(
+            "\nTo add a worker to this swarm, run the following command:\n\n    {line}\n\nTo add a \
+             manager to this swarm, run 'skep join-token manager' and follow the instructions.\n"
+        ))?;
+    }
     ctx.print(
         "\nTo run a first service, which answers on port 80 of this machine:\n\n    \
          skep service create --name website --publish 80:80 skep/hello\n\n",
     )
+}
+
+fn check_availability(availability: Option<&str>) -> Result<(), CliError> {
+    match availability {
+        None | Some("active" | "pause" | "drain") => Ok(()),
+        Some(other) => Err(plain(format!(
+            "invalid availability {other:?}, only active, pause and drain are supported"
+        ))),
+    }
+}
+
+/// Starts a daemon where none answers; `check` is asked before.
+fn ensure_daemon(
+    ctx: &Context,
+    hooks: &Hooks,
+    data_root: Option<&String>,
+    exec_root: Option<&String>,
+    check: impl FnOnce() -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    match ctx.client.ping() {
+        Err(CliError::NotRunning { host }) => {
+            check()?;
+            let (data_root, exec_root) =
+                (data_root.map(PathBuf::from), exec_root.map(PathBuf::from));
+            (hooks.start_daemon)(&StartOptions { host, data_root, exec_root })
+                .map_err(|why| plain(format!("cannot start the skep daemon: {why}")))
+        }
+        other => other,
+    }
+}
+
+/// Makes this machine a node of a swarm.
+pub fn join(args: Join, ctx: &mut Context, hooks: &Hooks) -> Result<(), CliError> {
+    check_availability(args.availability.as_deref())?;
+    let token = match (args.token, args.token_file) {
+        (Some(_), Some(_)) => return Err(plain("name the token or its file, not both")),
+        (Some(token), None) => token,
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(&path)
+                .map_err(|err| plain(format!("cannot read the token from {path}: {err}")))?;
+            text.trim().to_owned()
+        }
+        (None, None) => {
+            return Err(plain(
+                "a token is needed: --token TOKEN or --token-file FILE (a manager prints it with \
+                 `skep join-token worker`)",
+            ));
+        }
+    };
+    ensure_daemon(ctx, hooks, args.data_root.as_ref(), args.exec_root.as_ref(), || Ok(()))?;
+    let request = JoinRequest {
+        listen_addr: args.listen_addr.unwrap_or_else(|| "0.0.0.0:2377".to_owned()),
+        advertise_addr: args.advertise_addr.unwrap_or_default(),
+        join_token: token,
+        remote_addrs: vec![args.manager],
+        availability: args.availability.unwrap_or_default(),
+        ..JoinRequest::default()
+    };
+    loop {
+        match ctx.client.post("/swarm/join", &request) {
+            Ok(_) => break,
+            // What a later try cannot change is told at once.
+            Err(error @ CliError::Daemon { status: 503, .. })
+                if args.retry && !error.to_string().contains("already part of a swarm") =>
+            {
+                std::thread::sleep(RETRY_WAIT);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let info: Info = ctx.client.get("/info")?;
+    let role = if info.swarm.control_available { "manager" } else { "worker" };
+    ctx.line(&format!("This node joined a swarm as a {role}."))
+}
+
+/// Shows a join token, or makes a new one.
+pub fn join_token(args: &JoinToken, ctx: &mut Context) -> Result<(), CliError> {
+    let role = args.role.as_str();
+    let rotate = match role {
+        "worker" => "rotateWorkerToken",
+        "manager" => "rotateManagerToken",
+        other => return Err(plain(format!("unknown role {other}"))),
+    };
+    if args.rotate {
+        let swarm: SwarmJson = ctx.client.get("/swarm")?;
+        let path = format!("/swarm/update?version={}&{rotate}=true", swarm.version.index);
+        ctx.client.post(&path, &swarm.spec)?;
+        if !args.quiet {
+            ctx.line(&format!("Successfully rotated {role} join token.\n"))?;
+        }
+    }
+    if args.quiet {
+        let token = token(ctx, role)?;
+        return ctx.line(&token);
+    }
+    match join_line(ctx, role)? {
+        Some(line) => ctx.print(&format!(
+            "To add a {role} to this swarm, run the following command:\n\n    {line}\n\n"
+        )),
+        None => Ok(()),
+    }
+}
+
+fn token(ctx: &Context, role: &str) -> Result<String, CliError> {
+    let swarm: SwarmJson = ctx.client.get("/swarm")?;
+    let tokens = swarm.join_tokens.unwrap_or_default();
+    Ok(if role == "manager" { tokens.manager } else { tokens.worker })
+}
+
+/// What is to be typed on another machine; nothing where this one has no manager.
+fn join_line(ctx: &Context, role: &str) -> Result<Option<String>, CliError> {
+    let info: Info = ctx.client.get("/info")?;
+    let node: Node = ctx.client.get(&format!("/nodes/{}", info.swarm.node_id))?;
+    let Some(status) = node.manager_status else { return Ok(None) };
+    Ok(Some(format!("skep join --token {} {}", token(ctx, role)?, status.addr)))
 }
 
 /// An address that the daemon cannot choose can be named.

@@ -1,5 +1,6 @@
 //! Nodes and the cluster, towards the client.
 
+use crate::api::errors::ApiError;
 use crate::daemon::handle::View;
 use crate::model::cluster::Cluster;
 use crate::model::engine::node as json;
@@ -76,8 +77,13 @@ pub fn node(node: &Node, state: NodeState, view: &View) -> json::Node {
             addr: node.address.clone(),
         },
         manager_status: node.manager.as_ref().map(|addr| json::ManagerStatus {
-            leader: Some(node.id) == view.node,
-            reachability: "reachable".to_owned(),
+            leader: Some(node.id) == view.leader,
+            reachability: match state {
+                NodeState::Unknown => "unknown",
+                NodeState::Ready => "reachable",
+                NodeState::Down => "unreachable",
+            }
+            .to_owned(),
             addr: addr.clone(),
         }),
     }
@@ -98,6 +104,31 @@ const fn role_name(role: Role) -> &'static str {
     match role {
         Role::Worker => "worker",
         Role::Manager => "manager",
+    }
+}
+
+/// What a client calls a role.
+///
+/// # Errors
+/// 400 for what is none.
+pub fn role(name: &str) -> Result<Role, ApiError> {
+    match name.to_ascii_lowercase().as_str() {
+        "worker" => Ok(Role::Worker),
+        "manager" => Ok(Role::Manager),
+        _ => Err(ApiError::new(400, format!("invalid Role: {name:?}"))),
+    }
+}
+
+/// What a client calls an availability; nothing means active.
+///
+/// # Errors
+/// 400 for what is none.
+pub fn availability(name: &str) -> Result<Availability, ApiError> {
+    match name.to_ascii_lowercase().as_str() {
+        "" | "active" => Ok(Availability::Active),
+        "pause" => Ok(Availability::Pause),
+        "drain" => Ok(Availability::Drain),
+        _ => Err(ApiError::new(400, format!("invalid Availability: {name:?}"))),
     }
 }
 

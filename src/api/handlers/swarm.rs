@@ -1,18 +1,53 @@
-//! The cluster: `swarm`, `swarm/init`, `swarm/leave`.
+//! The cluster: `swarm`, `swarm/init`, `swarm/join`, `swarm/update`, `swarm/leave`.
 
 use crate::api::call::Call;
 use crate::api::convert;
 use crate::api::engine::Engine;
 use crate::api::errors::ApiError;
 use crate::api::respond::Reply;
-use crate::daemon::handle::{Failure, InitRequest};
+use crate::daemon::handle::{Failure, InitRequest, JoinRequest};
 use crate::model::engine::swarm as json;
+use crate::model::node::Role;
 
 /// `GET /swarm`.
 pub(super) fn inspect(engine: &dyn Engine) -> Result<Reply, ApiError> {
     let view = engine.view()?;
     let cluster = view.cluster.as_ref().ok_or(Failure::NoSwarm)?;
-    Ok(Reply::json(&convert::node::swarm(cluster)))
+    let tokens = engine.tokens()?;
+    let join_tokens = json::JoinTokens { worker: tokens.worker, manager: tokens.manager };
+    let swarm = convert::node::swarm(cluster);
+    Ok(Reply::json(&json::Swarm { join_tokens: Some(join_tokens), ..swarm }))
+}
+
+/// `POST /swarm/join`.
+pub(super) fn join(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, ApiError> {
+    let asked: json::JoinRequest = call.json()?;
+    let availability = convert::node::availability(&asked.availability)?;
+    engine.join(JoinRequest {
+        managers: asked.remote_addrs,
+        token: asked.join_token,
+        advertise: asked.advertise_addr,
+        listen: asked.listen_addr,
+        availability,
+    })?;
+    Ok(Reply::empty(200))
+}
+
+/// `POST /swarm/update`: new join tokens. What the spec says is not changed.
+pub(super) fn update(engine: &dyn Engine, call: &Call<'_>) -> Result<Reply, ApiError> {
+    let mut roles = Vec::new();
+    for (flag, role) in
+        [("rotateWorkerToken", Role::Worker), ("rotateManagerToken", Role::Manager)]
+    {
+        if call.query.flag(flag) {
+            roles.push(role);
+        }
+    }
+    if roles.is_empty() {
+        return Err(ApiError::unimplemented("changing the cluster's settings"));
+    }
+    engine.rotate_tokens(&roles)?;
+    Ok(Reply::empty(200))
 }
 
 /// `POST /swarm/init`.

@@ -78,13 +78,19 @@ pub(super) fn info(engine: &dyn Engine) -> Result<Reply, ApiError> {
     let facts = engine.facts();
     let mut info = machine(facts);
     info.images = engine.images().list().len() as u64;
-    if let SwarmState::Active { node, .. } = engine.swarm() {
-        info.id = node.to_string();
-        let view = engine.view()?;
-        count_containers(&mut info, &view);
-        info.swarm = swarm(&view);
-    } else {
-        info.swarm.local_node_state = "inactive".to_owned();
+    match engine.swarm() {
+        SwarmState::Active { node, manager: true, .. } => {
+            info.id = node.to_string();
+            let view = engine.view()?;
+            count_containers(&mut info, &view);
+            info.swarm = swarm(&view);
+        }
+        SwarmState::Active { node, manager: false, .. } => {
+            info.id = node.to_string();
+            info.swarm.node_id = node.to_string();
+            info.swarm.local_node_state = "active".to_owned();
+        }
+        SwarmState::Inactive => info.swarm.local_node_state = "inactive".to_owned(),
     }
     Ok(Reply::json(&info))
 }

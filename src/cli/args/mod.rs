@@ -36,6 +36,8 @@ pub enum Command {
     Image(image::Image),
     Info(system::Info),
     Init(swarm::Init),
+    Join(swarm::Join),
+    JoinToken(swarm::JoinToken),
     Leave(swarm::Leave),
     Load(image::Load),
     Node(node::Node),

@@ -18,9 +18,64 @@ pub struct Node {
 #[argh(subcommand)]
 #[allow(missing_docs, reason = "each variant carries the documented arguments of one command")]
 pub enum NodeCommand {
+    Demote(Demote),
     Inspect(Inspect),
     Ls(Ls),
+    Promote(Promote),
     Ps(Ps),
+    Rm(Rm),
+    Update(Update),
+}
+
+/// Demote one or more nodes from manager in the swarm
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "demote", note = "NODE [NODE...]")]
+pub struct Demote {
+    /// the nodes
+    #[argh(positional)]
+    pub nodes: Vec<String>,
+}
+
+/// Promote one or more nodes to manager in the swarm
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "promote", note = "NODE [NODE...]")]
+pub struct Promote {
+    /// the nodes
+    #[argh(positional)]
+    pub nodes: Vec<String>,
+}
+
+/// Remove one or more nodes from the swarm
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "rm", note = "NODE [NODE...]")]
+pub struct Rm {
+    /// force remove a node from the swarm
+    #[argh(switch, short = 'f')]
+    pub force: bool,
+    /// the nodes
+    #[argh(positional)]
+    pub nodes: Vec<String>,
+}
+
+/// Update a node
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "update", note = "NODE")]
+pub struct Update {
+    /// availability of the node ("active", "pause", "drain")
+    #[argh(option, arg_name = "string")]
+    pub availability: Option<String>,
+    /// add or update a node label (key=value)
+    #[argh(option, arg_name = "list")]
+    pub label_add: Vec<String>,
+    /// remove a node label if exists
+    #[argh(option, arg_name = "list")]
+    pub label_rm: Vec<String>,
+    /// role of the node ("worker", "manager")
+    #[argh(option, arg_name = "string")]
+    pub role: Option<String>,
+    /// the node
+    #[argh(positional)]
+    pub node: String,
 }
 
 /// Display detailed information on one or more nodes

@@ -1,4 +1,4 @@
-//! `init`, `leave` and their Docker names below `swarm`.
+//! `init`, `join`, `join-token`, `leave` and their Docker names below `swarm`.
 
 use argh::{ArgsInfo, FromArgs};
 
@@ -17,6 +17,8 @@ pub struct Swarm {
 #[allow(missing_docs, reason = "each variant carries the documented arguments of one command")]
 pub enum SwarmCommand {
     Init(Init),
+    Join(Join),
+    JoinToken(JoinToken),
     Leave(Leave),
 }
 
@@ -45,6 +47,54 @@ pub struct Init {
     /// task history retention limit (default 5)
     #[argh(option, arg_name = "int", from_str_fn(crate::cli::parse::value::int))]
     pub task_history_limit: Option<i64>,
+}
+
+/// Join a swarm as a node and/or manager
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "join", note = "HOST:PORT")]
+pub struct Join {
+    /// advertised address (format: "<ip|interface>[:port]")
+    #[argh(option, arg_name = "string")]
+    pub advertise_addr: Option<String>,
+    /// availability of the node ("active", "pause", "drain") (default "active")
+    #[argh(option, arg_name = "string")]
+    pub availability: Option<String>,
+    /// directory of the daemon's persistent state, when join starts it (default "/var/lib/skep")
+    #[argh(option, arg_name = "string")]
+    pub data_root: Option<String>,
+    /// directory of the daemon's volatile state, when join starts it (default "/run/skep")
+    #[argh(option, arg_name = "string")]
+    pub exec_root: Option<String>,
+    /// listen address (format: "<ip|interface>[:port]") (default 0.0.0.0:2377)
+    #[argh(option, arg_name = "node-addr")]
+    pub listen_addr: Option<String>,
+    /// keep trying until a manager answers
+    #[argh(switch)]
+    pub retry: bool,
+    /// token for entry into the swarm
+    #[argh(option, arg_name = "string")]
+    pub token: Option<String>,
+    /// file that holds the token
+    #[argh(option, arg_name = "string")]
+    pub token_file: Option<String>,
+    /// the manager
+    #[argh(positional)]
+    pub manager: String,
+}
+
+/// Manage join tokens
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "join-token", note = "(worker|manager)")]
+pub struct JoinToken {
+    /// only display token
+    #[argh(switch, short = 'q')]
+    pub quiet: bool,
+    /// rotate join token
+    #[argh(switch)]
+    pub rotate: bool,
+    /// worker or manager
+    #[argh(positional)]
+    pub role: String,
 }
 
 /// Leave the swarm

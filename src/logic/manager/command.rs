@@ -283,6 +283,7 @@ impl Manager {
             index: store.index(),
             cluster: store.cluster().cloned(),
             node: Some(self.config.node),
+            leader: self.raft.leader(),
             nodes: store.nodes().map(|node| (Arc::clone(node), state(node.id))).collect(),
             networks: store.networks().cloned().collect(),
             services: store.services().cloned().collect(),

@@ -381,6 +381,8 @@ pub struct View {
     pub cluster: Option<Arc<Cluster>>,
     /// This manager's node.
     pub node: Option<NodeId>,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
     /// Nodes and whether each is heard of.
     pub nodes: Vec<(Arc<Node>, NodeState)>,
     /// Networks.

@@ -130,7 +130,7 @@ impl Engine for Twin {
 
     fn swarm(&self) -> SwarmState {
         match self.state.lock().unwrap().manager {
-            Some(_) => SwarmState::Active { node: NODE, cluster: CLUSTER },
+            Some(_) => SwarmState::Active { node: NODE, cluster: CLUSTER, manager: true },
             None => SwarmState::Inactive,
         }
     }
