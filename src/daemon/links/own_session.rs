@@ -21,6 +21,9 @@ use crate::model::peer::{Call, ManagerAddress, Message, Refusal};
 /// Between two tries to find the leader.
 const RETRY: Duration = Duration::from_millis(300);
 
+/// The wait after a session that ended in order: there is a new one to be had.
+const RETRY_SOON: Duration = Duration::from_millis(20);
+
 /// Managers that one may be sent on to before it waits.
 const HOPS_MAX: usize = 4;
 
@@ -35,7 +38,8 @@ pub(super) async fn keep(shared: Arc<Shared>, changes: Receiver<()>) {
             }
             continue;
         }
-        if let Some(connection) = find(&shared, &book, &mut turn).await {
+        let mut wait = RETRY;
+        if let Some((leader, connection)) = find(&shared, &book, &mut turn).await {
             let number = shared.number();
             let (outbox, drain) = Outbox::new();
             if outbox.push(&shared.present) {
@@ -43,8 +47,11 @@ pub(super) async fn keep(shared: Arc<Shared>, changes: Receiver<()>) {
                 let (ended, end) = async_channel::bounded(1);
                 let mut ears = Ears::new(&shared, number, ended);
                 let carried = connection.carry(&drain, |message| ears.hear(message));
-                match or(carried, until_stale(&shared, &book, &changes, &end)).await {
-                    Ok(()) => log::info!("the session with the leader is over"),
+                match or(carried, until_stale(&shared, leader, book.renewals, &changes, &end)).await {
+                    Ok(()) => {
+                        log::info!("the session with the leader is over");
+                        wait = RETRY_SOON;
+                    }
                     Err(err) => {
                         log::info!("the session with the leader is over: {}", chain::text(&err));
                     }
@@ -54,7 +61,7 @@ pub(super) async fn keep(shared: Arc<Shared>, changes: Receiver<()>) {
         }
         or(
             async {
-                Timer::after(RETRY).await;
+                Timer::after(wait).await;
             },
             async {
                 // Another leader is known: it is called at once.
@@ -71,7 +78,7 @@ pub(super) async fn keep(shared: Arc<Shared>, changes: Receiver<()>) {
 }
 
 /// The leader, by its own manager's word, or by any manager's.
-async fn find(shared: &Shared, book: &Book, turn: &mut usize) -> Option<Connection> {
+async fn find(shared: &Shared, book: &Book, turn: &mut usize) -> Option<(NodeId, Connection)> {
     let any = || {
         let (node, address) = book.managers.iter().nth(*turn % book.managers.len().max(1))?;
         Some(ManagerAddress { node: *node, address: address.clone() })
@@ -83,7 +90,7 @@ async fn find(shared: &Shared, book: &Book, turn: &mut usize) -> Option<Connecti
         match peer::dial(shared, &manager, Call::Session).await {
             Ok(connection) => {
                 log::info!("a session with the leader, node {}", manager.node);
-                return Some(connection);
+                return Some((manager.node, connection));
             }
             Err(CallError::Dial(DialError::Refused {
                 refusal: Refusal::NotLeader { leader },
@@ -102,18 +109,16 @@ async fn find(shared: &Shared, book: &Book, turn: &mut usize) -> Option<Connecti
 /// Ends the session when another one is to be begun.
 async fn until_stale(
     shared: &Shared,
-    begun: &Book,
+    with: NodeId,
+    renewals: u64,
     changes: &Receiver<()>,
     end: &Receiver<()>,
 ) -> Result<(), ConnectionError> {
     let stale = async {
         while changes.recv().await.is_ok() {
             let book = shared.book();
-            let other = |leader: NodeId| Some(leader) != begun.leader;
-            if book.leads
-                || book.renewals != begun.renewals
-                || (book.is_manager && book.leader.is_some_and(other))
-            {
+            let other = book.is_manager && book.leader.is_some_and(|leader| leader != with);
+            if book.leads || book.renewals != renewals || other {
                 return;
             }
         }
