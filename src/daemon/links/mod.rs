@@ -207,15 +207,16 @@ impl Links {
         let managers: BTreeMap<NodeId, String> =
             others.map(|it| (it.node, it.address.clone())).collect();
         self.outboxes.retain(|node, _| talk && managers.contains_key(node));
-        for node in managers.keys().filter(|_| talk) {
-            if !self.outboxes.contains_key(node) {
-                let (outbox, drain) = Outbox::new();
-                if self.order(Order::Peer { node: *node, drain }) {
-                    self.outboxes.insert(*node, outbox);
-                }
+        let mut new: Vec<NodeId> = managers.keys().copied().filter(|_| talk).collect();
+        new.retain(|node| !self.outboxes.contains_key(node));
+        // First, so that who is to call them finds where they are.
+        self.change(|book| (book.managers, book.is_manager) = (managers, talk));
+        for node in new {
+            let (outbox, drain) = Outbox::new();
+            if self.order(Order::Peer { node, drain }) {
+                self.outboxes.insert(node, outbox);
             }
         }
-        self.change(|book| (book.managers, book.is_manager) = (managers, talk));
     }
 
     /// Who leads, as far as this node's manager or the session says.
