@@ -53,8 +53,8 @@ pub(super) enum Event {
     Init { request: InitRequest, answer: SyncSender<Result<NodeId, Failure>> },
     /// Become a node of a cluster.
     Join { request: JoinRequest, answer: SyncSender<Result<Role, Failure>> },
-    /// Tell what a machine needs to join.
-    Tokens { answer: SyncSender<Result<Tokens, Failure>> },
+    /// Tell what a machine needs to join, and what that is made of.
+    Tokens { answer: SyncSender<Result<(Tokens, ClusterTrust), Failure>> },
     /// Forget the cluster and everything of it.
     Leave { force: bool, answer: SyncSender<Result<(), Failure>> },
     /// Every write through this one is durable.
@@ -136,16 +136,13 @@ pub struct JoinRequest {
     pub availability: Availability,
 }
 
-/// What machines need to join, and what it is made of.
-#[derive(Clone, Debug)]
+/// What machines need to join.
+#[derive(Clone, Debug, Default)]
 pub struct Tokens {
     /// The token of workers.
     pub worker: String,
     /// The token of managers.
     pub manager: String,
-    /// `address:port` of this manager.
-    pub advertise: String,
-    pub(super) trust: ClusterTrust,
 }
 
 /// Why a call did not give what was asked for. `Display` is for the user.
@@ -258,7 +255,7 @@ impl Handle {
     /// # Errors
     /// [`Failure::NoSwarm`] or [`Failure::NotManager`].
     pub fn tokens(&self) -> Result<Tokens, Failure> {
-        self.ask(|answer| Event::Tokens { answer })
+        self.ask(|answer| Event::Tokens { answer }).map(|(tokens, _)| tokens)
     }
 
     /// Makes the tokens of these roles void and new ones for them.
@@ -266,7 +263,7 @@ impl Handle {
     /// # Errors
     /// As [`tokens`](Self::tokens) and [`command`](Self::command).
     pub fn rotate_tokens(&self, roles: &[Role]) -> Result<(), Failure> {
-        let mut trust = self.tokens()?.trust;
+        let (_, mut trust) = self.ask(|answer| Event::Tokens { answer })?;
         for role in roles {
             let secret = entropy::u128()
                 .map_err(|err| Failure::Host(format!("cannot make a token: {err}")))?;

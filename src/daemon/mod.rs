@@ -10,6 +10,7 @@ mod brain;
 pub mod facts;
 mod following;
 pub mod handle;
+mod hearing;
 pub mod shown;
 mod identity;
 mod issuing;

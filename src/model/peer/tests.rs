@@ -1,6 +1,7 @@
 //! Who may make which call, and the frozen bytes of every frame.
 
 use super::*;
+use crate::model::wire::{self, Frame, WireError};
 
 const NODE: NodeId = NodeId::new(7);
 

@@ -9,13 +9,15 @@ use skep::api::engine::{Engine, LogSource};
 use skep::api::errors::ApiError;
 use skep::base::id::{ClusterId, NodeId, RequestId, TaskId};
 use skep::base::time::{Now, Span, Time, Wall};
-use skep::daemon::handle::{Command, Facts, Failure, InitRequest, Reply, SwarmState, View};
+use skep::daemon::handle::{
+    Command, Facts, Failure, InitRequest, JoinRequest, Reply, SwarmState, Tokens, View,
+};
 use skep::daemon::shown::{ImageStore, InUse, LogLine, LogNext, LogQuery, Volume};
 use skep::host::images::{Platform as ImagePlatform, RegistryConfig};
 use skep::logic::manager::Manager;
 use skep::logic::manager::io::{Assignments, Config, Input, Output, Report};
 use skep::logic::raft::io::{Recovered, Timing};
-use skep::model::node::{NodeDescription, Platform};
+use skep::model::node::{NodeDescription, Platform, Role};
 use skep::model::task::{Task, TaskState, TaskStatus};
 
 const NODE: NodeId = NodeId::new(0x1234_5678_9abc_def0_1234_5678_9abc_def0);
@@ -158,6 +160,18 @@ impl Engine for Twin {
         let description = self.facts.description.clone();
         state.run(Input::WorkerJoined { node: NODE, description }, None);
         Ok(NODE)
+    }
+
+    fn join(&self, _request: JoinRequest) -> Result<Role, Failure> {
+        Err(Failure::Join("the twin joins nobody".to_owned()))
+    }
+
+    fn tokens(&self) -> Result<Tokens, Failure> {
+        Ok(Tokens::default())
+    }
+
+    fn rotate_tokens(&self, _roles: &[Role]) -> Result<(), Failure> {
+        Ok(())
     }
 
     fn leave(&self, force: bool) -> Result<(), Failure> {
