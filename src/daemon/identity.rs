@@ -47,7 +47,9 @@ impl Identity {
 /// # Errors
 /// With Docker's text for an address that is none, or when none can be chosen.
 pub(super) fn addresses(request: &InitRequest) -> Result<(String, String), String> {
-    address::choose(&request.advertise, &request.listen)
+    let (advertise, listen) = address::choose(&request.advertise, &request.listen)?;
+    address::check_free(&listen)?;
+    Ok((advertise, listen))
 }
 
 /// The addresses of a `join`, checked. Where none is to be advertised, only a port is: the manager
@@ -57,13 +59,16 @@ pub(super) fn addresses(request: &InitRequest) -> Result<(String, String), Strin
 /// As [`addresses`].
 pub(super) fn join_addresses(advertise: &str, listen: &str) -> Result<(String, String), String> {
     if !advertise.is_empty() {
-        return address::choose(advertise, listen);
+        let (advertise, listen) = address::choose(advertise, listen)?;
+        address::check_free(&listen)?;
+        return Ok((advertise, listen));
     }
     // What it chooses is not taken: it may be another network's than the manager's.
     let (chosen, listen) = match address::choose("", listen) {
         Ok(chosen) => chosen,
         Err(_) => address::choose("127.0.0.1", listen)?,
     };
+    address::check_free(&listen)?;
     let port = chosen.rsplit_once(':').map_or(chosen.as_str(), |(_, port)| port);
     Ok((format!(":{port}"), listen))
 }

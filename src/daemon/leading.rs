@@ -158,7 +158,7 @@ impl Brain {
         let managers = Message::Told(Told::Managers(self.own.managers.clone()));
         let (Some(lead), Some(seat)) = (&mut self.lead, &self.node.seat) else { return };
         if seat.manager.store().node(node).is_none() {
-            log::warn!("node {node} at {from} is not, or no more, of this swarm");
+            log::debug!("node {node} at {from} is not, or no more, of this swarm");
             return refuse(&outbox, Refusal::Removed);
         }
         let description = match wire::decode_description(&description) {

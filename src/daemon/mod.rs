@@ -33,7 +33,7 @@ use std::sync::{Arc, RwLock};
 use async_channel::Receiver;
 
 use self::brain::Ended;
-use self::handle::{Event, Handle, Shared, SwarmState};
+use self::handle::{Event, Failure, Handle, Shared, SwarmState};
 use self::identity::Identity;
 use self::node::Host;
 use self::options::Options;
@@ -170,7 +170,24 @@ async fn lives(
             }
             continue;
         };
-        let mut brain = Host::start_node(host, &known, shared)?;
+        let mut brain = match Host::start_node(host, &known, shared) {
+            Ok(brain) => brain,
+            // Who has just asked for a swarm is told; a daemon that was in one cannot go on.
+            Err(fatal) if asked.is_some() || joined.is_some() => {
+                if let Err(err) = host.remove_swarm() {
+                    log::error!("{} (the next start tries again)", chain::text(&err));
+                }
+                let failure = Failure::Host(chain::text(&fatal));
+                if let Some(answer) = asked.take() {
+                    brain::reply(&answer, Err(failure.clone()));
+                }
+                if let Some((answer, _role)) = joined.take() {
+                    brain::reply(&answer, Err(failure));
+                }
+                continue;
+            }
+            Err(fatal) => return Err(fatal),
+        };
         if let Some(answer) = asked.take() {
             brain.answer_init(answer);
         }

@@ -1,7 +1,7 @@
 //! The addresses that a node of a swarm listens at and is reached at.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 /// Port that managers and peers talk to each other on.
 const PORT_DEFAULT: u16 = 2377;
@@ -42,6 +42,20 @@ fn check_local(listen: SocketAddr) -> Result<(), String> {
     }
 }
 
+/// Whether nobody else listens at an address that was chosen: a node that could not listen must not
+/// begin to be one.
+///
+/// # Errors
+/// With Docker's text.
+pub fn check_free(listen: &str) -> Result<(), String> {
+    match TcpListener::bind(listen) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            Err(format!("failed to listen on remote API address: listen tcp {listen}: bind: {error}"))
+        }
+    }
+}
+
 /// `address[:port]` or `interface[:port]`.
 fn parse(text: &str) -> Option<SocketAddr> {
     if let Ok(address) = text.parse::<SocketAddr>() {
@@ -78,6 +92,15 @@ fn outward() -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_is_taken_is_told() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        assert!(check_free(&address).unwrap_err().contains(&address));
+        drop(taken);
+        assert_eq!(check_free(&address), Ok(()));
+    }
 
     fn check(advertise: &str, listen: &str) -> Result<(String, String), String> {
         choose(advertise, listen)

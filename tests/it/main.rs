@@ -12,6 +12,7 @@
 mod api;
 mod cli;
 mod client;
+mod cluster;
 mod disk;
 mod gossip;
 mod images;

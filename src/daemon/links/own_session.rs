@@ -24,6 +24,9 @@ const RETRY: Duration = Duration::from_millis(300);
 /// The wait after a session that ended in order: there is a new one to be had.
 const RETRY_SOON: Duration = Duration::from_millis(20);
 
+/// The wait after the leader said that this node has no session to expect.
+const RETRY_REFUSED: Duration = Duration::from_secs(10);
+
 /// Managers that one may be sent on to before it waits.
 const HOPS_MAX: usize = 4;
 
@@ -51,6 +54,10 @@ pub(super) async fn keep(shared: Arc<Shared>, changes: Receiver<()>) {
                     Ok(()) => {
                         log::info!("the session with the leader is over");
                         wait = RETRY_SOON;
+                    }
+                    Err(ConnectionError::Refused(refusal)) => {
+                        log::warn!("the leader refuses this node's session: {refusal}");
+                        wait = RETRY_REFUSED;
                     }
                     Err(err) => {
                         log::info!("the session with the leader is over: {}", chain::text(&err));
