@@ -135,6 +135,14 @@ fn serve(options: &Options, start_api: StartApi) -> Result<(), Fatal> {
     Ok(())
 }
 
+/// Takes back what was made of a swarm that the node cannot be in.
+fn give_up(host: &Host, fatal: &Fatal) -> Failure {
+    if let Err(err) = host.remove_swarm() {
+        log::error!("{} (the next start tries again)", chain::text(&err));
+    }
+    Failure::Host(chain::text(fatal))
+}
+
 /// From swarm to none and back, until the daemon is told to stop.
 async fn lives(
     host: &Arc<Host>,
@@ -174,10 +182,7 @@ async fn lives(
             Ok(brain) => brain,
             // Who has just asked for a swarm is told; a daemon that was in one cannot go on.
             Err(fatal) if asked.is_some() || joined.is_some() => {
-                if let Err(err) = host.remove_swarm() {
-                    log::error!("{} (the next start tries again)", chain::text(&err));
-                }
-                let failure = Failure::Host(chain::text(&fatal));
+                let failure = give_up(host, &fatal);
                 if let Some(answer) = asked.take() {
                     brain::reply(&answer, Err(failure.clone()));
                 }
