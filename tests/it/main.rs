@@ -10,9 +10,11 @@
 )]
 
 mod api;
+mod busybox;
 mod cli;
 mod client;
 mod disk;
+mod health;
 mod images;
 mod mishaps;
 mod net;
