@@ -2,13 +2,15 @@
 
 use crate::base::id::{ClusterId, NodeId, RequestId};
 use crate::base::time::{Now, Span, Time, Wall};
-use crate::logic::codec;
 use crate::logic::manager::Manager;
-use crate::logic::manager::io::{Command, Config, Input, Output};
+use crate::logic::manager::io::{Command, Config, Input, Output, Report};
+use crate::logic::orchestrator::status;
 use crate::logic::raft::io::{Body, Entry, Message, Payload, Recovered, Timing, Write};
+use crate::logic::{codec, fixture};
 use crate::model::entry::{self, Change};
 use crate::model::node::{NodeDescription, Role};
 use crate::model::object::Object;
+use crate::model::task::TaskState;
 use crate::model::wire::HardState;
 
 const ME: u128 = 7;
@@ -190,10 +192,73 @@ fn an_epoch_that_is_in_the_log_and_not_known_to_be_committed_is_not_used_again()
 }
 
 #[test]
+fn a_worker_is_told_no_term_that_a_full_disk_makes_the_only_manager_forget() {
+    let mut manager = Manager::new(config(), Recovered::default(), now(Time(0))).unwrap();
+    let mut out = Vec::new();
+    manager.bootstrap(now(Time(0)), NodeDescription::default(), &mut out);
+    let mut terms = Vec::new();
+    for round in 0..3 {
+        let Command::AddNode { id, description, address, .. } = add(20 + round) else {
+            unreachable!()
+        };
+        let role = Role::Worker;
+        let command = Command::AddNode { id, description, role, address, manager: None };
+        let request = RequestId::new(round);
+        manager.step(now(Time(0)), Input::Command { request, command }, &mut out);
+        // The first write is taken, those after it are not.
+        while let Some(at) = out.iter().position(|it| matches!(it, Output::Persist { .. })) {
+            let Output::Persist { ticket, .. } = out.remove(at) else { unreachable!() };
+            let reason = "no space left on device".to_owned();
+            let input = match round {
+                0 => Input::Persisted { ticket },
+                _ => Input::PersistRefused { ticket, reason },
+            };
+            manager.step(now(Time(0)), input, &mut out);
+        }
+        let (node, description) = (NodeId::new(20), NodeDescription::default());
+        manager.step(now(Time(0)), Input::WorkerJoined { node, description }, &mut out);
+        for output in out.drain(..) {
+            if let Output::Assign { node: to, assignments } = output
+                && to == node
+            {
+                terms.push((manager.raft.term(), assignments.fence.term));
+            }
+        }
+    }
+    assert_eq!(terms, [(1, 1), (2, 1), (3, 1)], "the manager's own term, and what it tells");
+}
+
+#[test]
 fn nothing_is_forced_where_there_is_no_cluster() {
     let mut manager = Manager::new(config(), Recovered::default(), now(Time(0))).unwrap();
     let mut out = Vec::new();
     manager.force_new_cluster(now(Time(0)), &mut out);
     assert!(out.is_empty(), "{out:?}");
     assert!(!manager.is_leader());
+}
+
+#[test]
+fn what_a_worker_tells_while_leadership_is_handed_over_is_logged_when_that_came_to_nothing() {
+    let mut lab = Lab::new();
+    let spec = fixture::spec("web", "image", 1).validate().unwrap();
+    let command = Command::CreateService { spec: Box::new(spec) };
+    lab.step(Input::Command { request: RequestId::new(30), command });
+    let (node, description) = (NodeId::new(ME), NodeDescription::default());
+    lab.step(Input::WorkerJoined { node, description });
+    (0..4).for_each(|_| lab.follow(8));
+    let task = lab.manager.store().tasks().next().unwrap().as_ref().clone();
+    assert_eq!(task.node, Some(node));
+    // The other manager takes too long: the hand-over is given up.
+    let command = Command::Transfer { to: Some(NodeId::new(9)) };
+    lab.step(Input::Command { request: RequestId::new(31), command });
+    let status = status(TaskState::Running, Wall(2), "started");
+    let statuses = vec![(task.id, status)];
+    lab.step(Input::Report { node, report: Report { statuses, ..Report::default() } });
+    for _ in 0..20 {
+        lab.now = lab.now + Span::from_millis(150);
+        lab.step(Input::Tick);
+        lab.follow(8);
+    }
+    assert!(lab.manager.is_leader());
+    assert_eq!(lab.manager.store().task(task.id).unwrap().status.state, TaskState::Running);
 }

@@ -130,6 +130,8 @@ pub(super) struct Machine {
     pub(super) ports_in: Option<(u64, Time)>,
     /// Number taken for each host-mode port that the user left open, by place in `task.ports`.
     pub(super) open_ports: Vec<(usize, u16)>,
+    /// Why a port was refused while it was being started.
+    pub(super) port_err: String,
     /// Numbers that were refused for them.
     pub(super) open_ports_tried: u32,
     /// What ended, ended with the machine: it starts again under its own id.
@@ -171,6 +173,7 @@ impl Machine {
             ports_in: None,
             open_ports: Vec::new(),
             open_ports_tried: 0,
+            port_err: String::new(),
             rebooted: false,
             went_down: false,
             check: None,
@@ -413,7 +416,8 @@ impl Machine {
     pub(super) fn serves(&mut self, now: Now) {
         let again = self.status.state == TaskState::Running || self.went_down;
         let message = if again { MESSAGE_RESTARTED } else { "started" };
-        if self.set(TaskState::Running, now.wall, message, String::new()) {
+        let err = std::mem::take(&mut self.port_err);
+        if self.set(TaskState::Running, now.wall, message, err) {
             self.status.pid = self.pid;
             self.status.ports = self.host_ports();
         }

@@ -216,13 +216,17 @@ impl Worker {
             let hit = routes::port_keys(machine).find_map(|(key, _)| {
                 refused.iter().find(|it| (it.protocol, it.published, it.host_ip) == key)
             });
+            let early = machine.host == Host::Running && machine.status.state < TaskState::Running;
+            let starts = early || machine.doing == Some(Doing::Start);
             let open = |number: u16| machine.open_ports.iter().any(|(_, taken)| *taken == number);
             match hit {
-                None if machine.host == Host::Running => machine.status.err.clear(),
-                None => {}
-                Some(port) if machine.host == Host::Running => {
+                None if machine.host == Host::Running && !early => machine.status.err.clear(),
+                None => machine.port_err.clear(),
+                Some(port) if machine.host == Host::Running && !early => {
                     machine.status.err = routes::refusal(port);
                 }
+                // It can run before its start is told, or its health: told when it does.
+                Some(port) if starts => machine.port_err = routes::refusal(port),
                 Some(port)
                     if open(port.published) && machine.open_ports_tried < OPEN_PORTS_TRIES_MAX =>
                 {
@@ -244,7 +248,8 @@ impl Worker {
             if machine.is_over() && machine.ended_at.is_none() {
                 machine.ended_at = Some(now.mono);
             }
-            let starts = machine.doing == Some(Doing::Start);
+            let early = machine.host == Host::Running && machine.status.state < TaskState::Running;
+            let starts = early || machine.doing == Some(Doing::Start);
             let stops = machine.wanted() <= Wanted::Stopped || machine.is_over();
             if machine.host == Host::Running {
                 if stops && machine.stopping.is_none() {

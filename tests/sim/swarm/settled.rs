@@ -1,9 +1,12 @@
 //! Whether the swarm is as it should be, and what it looks like when it is not.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use skep::base::time::Span;
 use skep::model::node::Node;
 use skep::model::service::{Mode, PublishMode, Service};
-use skep::model::task::TaskState;
+use skep::model::task::{Task, TaskState};
 
 use super::World;
 
@@ -59,19 +62,30 @@ impl World {
         if paused {
             return true;
         }
-        let fitting = self.truth.store.nodes().filter(|node| fits(service, node)).count() as u64;
-        let all = |replicas| if fitting == 0 { 0 } else { replicas };
+        let fitting: Vec<_> =
+            self.truth.store.nodes().filter(|node| fits(service, node)).map(|it| it.id).collect();
+        let tasks = || self.truth.store.tasks_of_service(service.id);
+        if service.spec.mode.is_job() {
+            let run = service.job.map_or(0, |job| job.iteration);
+            let done = |task: &&Arc<Task>| {
+                task.job_iteration == run && task.status.state == TaskState::Complete
+            };
+            let slots: BTreeSet<u64> = tasks().filter(done).map(|task| task.slot).collect();
+            let on = |node| tasks().filter(done).any(|task| task.node == Some(node));
+            return match service.spec.mode {
+                Mode::ReplicatedJob { total, .. } => {
+                    fitting.is_empty() || slots.len() as u64 == total
+                }
+                _ => fitting.into_iter().all(on),
+            };
+        }
+        let fitting = fitting.len() as u64;
         let wanted = match service.spec.mode {
-            Mode::Replicated { replicas: many } | Mode::ReplicatedJob { total: many, .. } => {
-                all(many)
-            }
-            Mode::Global | Mode::GlobalJob => fitting,
+            Mode::Replicated { .. } if fitting == 0 => 0,
+            Mode::Replicated { replicas } => replicas,
+            _ => fitting,
         };
-        let run = service.job.map_or(0, |job| job.iteration);
-        let good = self.truth.store.tasks_of_service(service.id).filter(|task| {
-            if service.spec.mode.is_job() {
-                return task.job_iteration == run && task.status.state == TaskState::Complete;
-            }
+        let good = tasks().filter(|task| {
             task.desired == TaskState::Running
                 && task.status.state == TaskState::Running
                 && self.runs(task.id)
@@ -154,7 +168,10 @@ impl World {
         for service in self.truth.store.services() {
             let status = service.update_status.as_ref().map(|it| (it.state, &it.message));
             let image = &service.spec.task.container.image;
-            text += &format!("{} {:?} {image} {status:?}\n", service.spec.name, service.spec.mode);
+            let settled = self.is_service_settled(service);
+            let (name, mode) = (&service.spec.name, service.spec.mode);
+            let asks = &service.spec.task.placement.constraints;
+            text += &format!("{name} {mode:?} {image} {asks:?} {status:?} settled {settled}\n");
         }
         for task in self.truth.store.tasks() {
             let at = self.machines.iter().position(|it| Some(it.id) == task.node);
