@@ -98,7 +98,7 @@ impl World {
 
     /// What is never well does not count as running, whatever became of the daemon that looked at it.
     fn nothing_sick_serves(&self) -> bool {
-        let sick = |task: &skep::model::task::Task| task.spec.container.image == "sick";
+        let sick = |task: &Task| task.spec.container.image == "sick";
         let mut tasks = self.truth.store.tasks().filter(|task| sick(task));
         tasks.all(|task| task.status.state != TaskState::Running)
     }
