@@ -34,6 +34,11 @@ impl Dispatch {
         self.sessions.insert(node, Session { fresh: true, ..Session::default() });
     }
 
+    /// Every worker is told everything again.
+    pub(super) fn begin_again(&mut self) {
+        self.sessions.values_mut().for_each(|session| session.fresh = true);
+    }
+
     /// The worker has a task that is nobody's: it is told to remove it.
     pub(super) fn refuse(&mut self, node: NodeId, task: TaskId) {
         if let Some(session) = self.sessions.get_mut(&node) {

@@ -77,7 +77,6 @@ impl Manager {
             grown_bytes: 0,
             reads: Vec::new(),
             founder: None,
-            forced: false,
             blocked: None,
             refusal: String::new(),
             broken: false,
