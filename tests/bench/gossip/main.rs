@@ -222,6 +222,27 @@ fn run(folder: &Path, count: u8, rounds: u32, seconds: u64) {
         cluster.start(host);
     }
     let converged = cluster.wait("all see all", |it| it.all_see(|_, seen| seen.len() == others));
+    // At rest, before anyone has died: the dead are spoken of for a while.
+    let measured: Vec<u8> = (1..count).collect();
+    let snapshot = |cluster: &mut Cluster| -> Vec<(f64, f64, f64, f64)> {
+        let one = |host: &u8| {
+            let sent = cluster.ask(*host, "sent", "sent ");
+            let (cpu, pss) = usage(cluster.pid(*host));
+            (sent[0], sent[1], cpu, pss)
+        };
+        measured.iter().map(one).collect()
+    };
+    thread::sleep(Duration::from_secs(3));
+    let before = snapshot(&mut cluster);
+    thread::sleep(Duration::from_secs(seconds));
+    let after = snapshot(&mut cluster);
+    let (nodes, time) = (measured.len() as f64, seconds as f64);
+    let mean = |part: fn(&(f64, f64, f64, f64)) -> f64| {
+        let all = before.iter().zip(&after).map(|(before, after)| part(after) - part(before));
+        all.sum::<f64>() / nodes / time
+    };
+    let (datagrams, bytes, cpu) = (mean(|it| it.0), mean(|it| it.1), mean(|it| it.2));
+    let pss = median(after.iter().map(|it| it.3).collect());
     let (mut spread, mut stopped, mut dead, mut back) = (vec![], vec![], vec![], vec![]);
     let victim = count;
     let (first, name) = (name(1), name(victim));
@@ -244,26 +265,6 @@ fn run(folder: &Path, count: u8, rounds: u32, seconds: u64) {
         cluster.start(victim);
         back.push(cluster.wait("it is back", |it| it.all_see(|_, seen| seen.len() == others)));
     }
-    let measured: Vec<u8> = (1..count).collect();
-    let snapshot = |cluster: &mut Cluster| -> Vec<(f64, f64, f64, f64)> {
-        let one = |host: &u8| {
-            let sent = cluster.ask(*host, "sent", "sent ");
-            let (cpu, pss) = usage(cluster.pid(*host));
-            (sent[0], sent[1], cpu, pss)
-        };
-        measured.iter().map(one).collect()
-    };
-    thread::sleep(Duration::from_secs(3));
-    let before = snapshot(&mut cluster);
-    thread::sleep(Duration::from_secs(seconds));
-    let after = snapshot(&mut cluster);
-    let (nodes, time) = (measured.len() as f64, seconds as f64);
-    let mean = |part: fn(&(f64, f64, f64, f64)) -> f64| {
-        let all = before.iter().zip(&after).map(|(before, after)| part(after) - part(before));
-        all.sum::<f64>() / nodes / time
-    };
-    let (datagrams, bytes, cpu) = (mean(|it| it.0), mean(|it| it.1), mean(|it| it.2));
-    let pss = median(after.iter().map(|it| it.3).collect());
     println!(
         "| {count} | {converged:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {datagrams:.1} | \
          {bytes:.0} | {:.0} | {pss:.0} |",
