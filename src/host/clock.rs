@@ -1,7 +1,7 @@
 //! The one place that reads clocks: monotonic time for deadlines, wall time for people, and the id
 //! of this boot. It never sets one and trusts the wall clock with nothing.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fs, io};
 
 use crate::base::time::{Now, Time, Wall};
@@ -33,6 +33,13 @@ impl Clock {
     pub fn mono(&self) -> Time {
         Time(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
+
+    /// When the monotonic clock shows `at`; now where that is further away than can be told.
+    #[must_use]
+    pub fn instant(&self, at: Time) -> Instant {
+        let at = self.origin.checked_add(Duration::from_micros(at.0));
+        at.unwrap_or_else(Instant::now)
+    }
 }
 
 impl Default for Clock {
@@ -59,6 +66,7 @@ pub fn boot_id() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::time::Span;
 
     #[test]
     fn time_goes_on_and_the_boot_stays() {
@@ -66,6 +74,8 @@ mod tests {
         let copy = clock;
         let first = clock.mono();
         assert!(copy.mono() >= first);
+        assert!(clock.instant(first) <= Instant::now());
+        assert!(clock.instant(first + Span::from_secs(60)) > Instant::now());
         assert!(clock.now().wall > Wall(1_600_000_000_000_000));
         assert_eq!(boot_id().unwrap().len(), 36);
         assert_eq!(boot_id().unwrap(), boot_id().unwrap());
