@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use async_io::Async;
 use chitchat::{Chitchat, ChitchatId};
@@ -20,6 +21,8 @@ use super::link::{DATAGRAM_BYTES_MAX, Link};
 use super::shared::Shared;
 use super::wire;
 
+/// After an error from the socket, so that one that stays does not keep the processor busy.
+const AFTER_ERROR: Duration = Duration::from_millis(10);
 /// Addresses of which is known what they know.
 const KNOWN_MAX: usize = 512;
 
@@ -140,8 +143,11 @@ impl Datagram for Carrier {
             // One byte more, so that a longer datagram shows.
             let mut datagram = [0; DATAGRAM_BYTES_MAX + 1];
             loop {
-                // An error is one of the kernel's late answers to what was sent (no such host).
-                let Ok((len, from)) = self.socket.recv_from(&mut datagram).await else { continue };
+                let Ok((len, from)) = self.socket.recv_from(&mut datagram).await else {
+                    // The kernel's late answer to what was sent (no such host), or no memory.
+                    tokio::time::sleep(AFTER_ERROR).await;
+                    continue;
+                };
                 let Some(message) = self.open(from, &mut datagram[..len]) else { continue };
                 let Some(message) = self.check(from, &message).await else { continue };
                 if let Some(place) = buffer.get_mut(..message.len()) {

@@ -59,6 +59,21 @@ fn what_is_written_is_read() {
     assert_eq!(write(&Message::Ack { delta: vec![] }, &BTreeSet::new()), None);
 }
 
+/// The form is frozen: another release must read it.
+#[test]
+fn the_bytes_on_the_wire() {
+    let tags: BTreeSet<_> = [tag(&id("a", 2))].into();
+    let hex = |message| {
+        let bytes = write(&message, &tags).unwrap();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let messages: Vec<String> = messages().into_iter().map(hex).collect();
+    expect_test::expect![[r#"
+        0003016101040a0000010a1fac0200ffffffffffffffffff0100ef198426ac0200ffffffffffffffffff01037369780906fe8000000000000000000000000000010700ac0200ffffffffffffffffff01
+        0103016101040a0000010a1fac0200ffffffffffffffffff0100ef198426ac0200ffffffffffffffffff01037369780906fe8000000000000000000000000000010700ac0200ffffffffffffffffff0100016101040a0000010a1f0180808080802001016b0176010101016c00c8010100037369780906fe800000000000000000000000000001070001808080808020020400016300040a0000010a1f01808080808020
+        0200016101040a0000010a1f0180808080802001016b0176010101016c00c8010100037369780906fe800000000000000000000000000001070001808080808020020400016300040a0000010a1f01808080808020"#]].assert_eq(&messages.join("\n"));
+}
+
 #[test]
 fn who_is_known_is_named_short() {
     let ids: Vec<_> = (0..20).map(|node| id(&format!("{node:025}"), 7)).collect();
