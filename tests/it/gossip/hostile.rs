@@ -207,6 +207,8 @@ fn who_is_spoken_for_by_another_speaks_up() {
         // To the other this is the newest of the first start, whatever that one sets.
         bed.nodes[&1].set("after", "all").unwrap();
         bed.wait("a value arrives", Duration::from_secs(15), |bed| {
+            // The one that begins its next start goes on to tell who is there.
+            assert!(bed.member(1, 2).is_some_and(|member| member.alive));
             let member = bed.member(2, 1).unwrap();
             member.values.contains_key("after") && member.generation == 2 && member.alive
         });
