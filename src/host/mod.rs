@@ -8,6 +8,7 @@ pub mod dataplane;
 pub mod disk;
 pub mod entropy;
 pub mod failpoint;
+pub mod gossip;
 pub mod images;
 pub mod log;
 pub mod net;

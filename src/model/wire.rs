@@ -47,6 +47,8 @@ impl Kind {
     pub const VOLUME: Self = Self(69);
     /// The worker's fence and address book.
     pub const WORKER: Self = Self(70);
+    /// How often gossip has started on this node.
+    pub const GENERATION: Self = Self(76);
     /// Which image each name means.
     pub const IMAGE_NAMES: Self = Self(80);
     /// An unpacked layer.

@@ -14,6 +14,7 @@ mod busybox;
 mod cli;
 mod client;
 mod disk;
+mod gossip;
 mod health;
 mod images;
 mod mishaps;

@@ -168,7 +168,9 @@ impl Manager {
         self.save_snapshot(out);
         self.answer_reads(out);
         if self.leads == Leads::Yes {
-            self.lead.dispatch.flush(&self.committed, self.raft.durable_term(), out);
+            let term = self.raft.durable_term();
+            let Lead { dispatch, reports, .. } = &mut self.lead;
+            dispatch.flush(&self.committed, reports, term, out);
         }
     }
 
