@@ -203,11 +203,21 @@ fn a_command_without_an_answer_fails_at_its_deadline() {
     let follower = cluster.node(OTHER_MANAGER, Role::Manager);
     let (listener, address) = leader.listen();
     let forwarder = Forwarder::new(follower.endpoint.clone());
-    let (welcomed, failed) = both(
-        welcome(&listener),
-        forwarder.call(MANAGER, address, vec![1], Duration::from_millis(300)),
+    let (mut welcomed, answered) = both(
+        async {
+            let mut welcomed = welcome(&listener).await.unwrap();
+            welcomed.connection.receiver.receive().await.unwrap();
+            welcomed.connection.sender.send(&Message::Forwarded(vec![])).await.unwrap();
+            welcomed
+        },
+        forwarder.call(MANAGER, address, vec![1], Duration::from_secs(10)),
     );
-    assert!(welcomed.is_ok());
+    assert!(answered.is_ok());
+    let (heard, failed) = both(
+        welcomed.connection.receiver.receive(),
+        forwarder.call(MANAGER, address, vec![2], Duration::from_millis(300)),
+    );
+    assert_eq!(heard.unwrap(), Message::Forward(vec![2]));
     assert!(matches!(failed, Err(ForwardError::Late)), "{failed:?}");
     // Who is not the leader says so.
     let leads = || crate::model::peer::ManagerAddress { node: WORKER, address: "a:1".into() };
