@@ -1,7 +1,8 @@
 //! Carries out the worker's actions on a bounded pool of threads that end when idle.
 //!
-//! Two lanes, so that eight pulls from a dead registry cannot keep a container from being stopped:
-//! making containers, and everything else. Within a lane, first come, first served. The worker has
+//! Three lanes, so that eight pulls from a dead registry cannot keep a container from being stopped,
+//! nor can a card that stalls: making containers, signals, which touch no disk, and everything else.
+//! Within a lane, first come, first served. The worker has
 //! at most one action of a task under way, so the queues are bounded by the number of its tasks.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,13 +28,17 @@ const GIVE_UP_WAIT: std::time::Duration = std::time::Duration::from_secs(20);
 /// Other actions at once.
 const QUICK_MAX: usize = 6;
 
-/// The two lanes.
+/// Signals at once: a shim that does not answer holds one up for some seconds.
+const SIGNALS_MAX: usize = 8;
+
+/// The three lanes.
 #[derive(Debug)]
 pub(super) struct Acts {
     steps: Arc<Steps>,
     events: Events,
     making: Lane,
     quick: Lane,
+    signals: Lane,
     under_way: BTreeMap<TaskId, Kind>,
     leaving: Option<SyncSender<Result<(), Failure>>>,
     /// The daemon was told to stop while the node left.
@@ -50,6 +55,7 @@ struct Lane {
 enum Kind {
     Making,
     Quick,
+    Signal,
 }
 
 impl Acts {
@@ -59,6 +65,7 @@ impl Acts {
             events,
             making: Lane::default(),
             quick: Lane::default(),
+            signals: Lane::default(),
             under_way: BTreeMap::new(),
             leaving: None,
             stop_after: false,
@@ -85,6 +92,7 @@ impl Acts {
         self.steps.close();
         self.making.queue.clear();
         self.quick.queue.clear();
+        self.signals.queue.clear();
         let all = async {
             while !self.under_way.is_empty() {
                 match events.recv().await {
@@ -117,7 +125,8 @@ impl Acts {
     pub(super) fn begin(&mut self, task: TaskId, action: Action, record: Option<Box<Record>>) {
         let kind = match action {
             Action::Prepare(_) => Kind::Making,
-            Action::Start
+            Action::Stop | Action::Kill if record.is_none() => Kind::Signal,
+            Action::Start { .. }
             | Action::Stop
             | Action::Kill
             | Action::Clean
@@ -149,6 +158,7 @@ impl Acts {
         match kind {
             Kind::Making => (&mut self.making, MAKING_MAX),
             Kind::Quick => (&mut self.quick, QUICK_MAX),
+            Kind::Signal => (&mut self.signals, SIGNALS_MAX),
         }
     }
 

@@ -225,6 +225,7 @@ impl Host {
             Arc::clone(&self.runtime),
             Arc::clone(&self.net),
             self.facts.description.clone(),
+            self.clock,
             clock::boot_id().map_err(|err| Fatal::new("cannot read the boot id", err))?,
         ));
         let (found, fence) = steps.found(|id| manager.store().task(id).map(|task| (**task).clone()))?;

@@ -14,6 +14,8 @@ use super::Fatal;
 use super::records::{self, TaskRecord};
 use crate::base::chain;
 use crate::base::id::TaskId;
+use crate::base::time::Time;
+use crate::host::clock::Clock;
 use crate::host::disk::layout::DataRoot;
 use crate::host::images::{ErrorKind, ImageError, ImageRecord, ImageStore};
 use crate::host::net::{Net, NetError, TaskAddress, TaskNet, files};
@@ -34,6 +36,7 @@ pub(super) struct Steps {
     runtime: Arc<Runtime>,
     net: Arc<Net>,
     description: NodeDescription,
+    clock: Clock,
     boot: String,
     /// The node leaves: nothing is made any more.
     closed: AtomicBool,
@@ -56,10 +59,11 @@ impl Steps {
         runtime: Arc<Runtime>,
         net: Arc<Net>,
         description: NodeDescription,
+        clock: Clock,
         boot: String,
     ) -> Self {
         let (closed, kept) = (AtomicBool::new(false), Mutex::default());
-        Self { data, images, runtime, net, description, boot, closed, kept }
+        Self { data, images, runtime, net, description, clock, boot, closed, kept }
     }
 
     /// From here on no step makes anything.
@@ -98,7 +102,7 @@ impl Steps {
     fn act(&self, task: TaskId, action: Action) -> Result<Outcome, Failed> {
         match action {
             Action::Prepare(prepare) => self.prepare(task, &prepare),
-            Action::Start => self.start(task),
+            Action::Start { by } => self.start(task, by),
             Action::Stop => self.runtime.stop(task).map(|_| Outcome::Signalled).map_err(Failed::from),
             Action::Kill => self.runtime.kill(task).map(|_| Outcome::Signalled).map_err(Failed::from),
             Action::Clean => self.clean(task),
@@ -199,9 +203,10 @@ impl Steps {
         })
     }
 
-    fn start(&self, task: TaskId) -> Result<Outcome, Failed> {
-        let pid = self.runtime.start(task).map_err(Failed::starting)?;
-        Ok(Outcome::Started { pid })
+    fn start(&self, task: TaskId, by: Option<Time>) -> Result<Outcome, Failed> {
+        let by = by.map(|by| self.clock.instant(by));
+        let started = self.runtime.start_by(task, by).map_err(Failed::starting)?;
+        Ok(started.map_or(Outcome::Late, |pid| Outcome::Started { pid }))
     }
 
     fn clean(&self, task: TaskId) -> Result<Outcome, Failed> {

@@ -1,7 +1,7 @@
 //! The one place that reads clocks: monotonic time for deadlines, wall time for people, and the id
 //! of this boot. It never sets one and trusts the wall clock with nothing.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fs, io};
 
 use crate::base::time::{Now, Time, Wall};
@@ -43,6 +43,13 @@ impl Clock {
     #[must_use]
     pub fn mono(&self) -> Time {
         Time(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// When the monotonic clock shows `at`; now where that is further away than can be told.
+    #[must_use]
+    pub fn instant(&self, at: Time) -> Instant {
+        let at = self.origin.checked_add(Duration::from_micros(at.0));
+        at.unwrap_or_else(Instant::now)
     }
 }
 
@@ -87,6 +94,7 @@ pub fn boot_id() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::time::Span;
 
     #[test]
     fn time_goes_on_and_the_boot_stays() {
@@ -94,6 +102,8 @@ mod tests {
         let copy = clock;
         let first = clock.mono();
         assert!(copy.mono() >= first);
+        assert!(clock.instant(first) <= Instant::now());
+        assert!(clock.instant(first + Span::from_secs(60)) > Instant::now());
         assert!(clock.now().wall > build());
         assert!(build().to_string().as_str() >= "2026-11-01T00:00:00Z");
         assert_eq!(decimal(b"1793491200"), 1_793_491_200);

@@ -10,6 +10,7 @@ pub mod codec;
 #[cfg(test)]
 mod fixture;
 pub mod manager;
+pub mod membership;
 pub mod orchestrator;
 pub mod raft;
 pub mod scheduler;

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::image_ref::Reference;
 use super::route::LISTENERS_MAX;
 use super::service::{
@@ -24,8 +26,23 @@ pub const REPLICAS_MAX: u64 = 100_000;
 pub const SPEC_BYTES_MAX: usize = 256 << 10;
 
 /// A specification that passed every check.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "ServiceSpec", into = "ServiceSpec")]
 pub struct ValidSpec(ServiceSpec);
+
+impl From<ValidSpec> for ServiceSpec {
+    fn from(spec: ValidSpec) -> Self {
+        spec.0
+    }
+}
+
+impl TryFrom<ServiceSpec> for ValidSpec {
+    type Error = BadSpec;
+
+    fn try_from(spec: ServiceSpec) -> Result<Self, BadSpec> {
+        spec.validate()
+    }
+}
 
 /// Why a specification is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

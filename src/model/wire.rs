@@ -67,6 +67,14 @@ impl Kind {
     pub const RAFT_MEMBERS: Self = Self(196);
     /// A snapshot of the store with the managers as of it.
     pub const RAFT_SNAPSHOT: Self = Self(197);
+    /// What one manager asks the leader for somebody else.
+    pub const COMMAND: Self = Self(198);
+    /// The leader's answer.
+    pub const ANSWER: Self = Self(199);
+    /// What a worker is to run.
+    pub const ASSIGNMENTS: Self = Self(200);
+    /// What a worker saw.
+    pub const REPORT: Self = Self(201);
     // 256–: frames between nodes (`model::peer`).
     /// Begins a connection.
     pub const PEER_HELLO: Self = Self(256);

@@ -43,10 +43,6 @@ const TESTS: &[Test] = &[
         net::a_partition_cuts_what_its_name_says();
         Ok(())
     }),
-    ("evidence", || {
-        swarm::session::the_evidence_rule();
-        Ok(())
-    }),
     ("swarm_same", || runner::same_seed_same_run("swarm_same", swarm::run)),
     ("swarm", || runner::each_seed("swarm", SWARM_SEEDS, swarm::run)),
     ("raft_same", || runner::same_seed_same_run("raft_same", raft_alone::run)),

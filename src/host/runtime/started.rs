@@ -16,25 +16,41 @@ impl Runtime {
     /// # Errors
     /// With runc's words, or when there is no such container.
     pub fn start(&self, task: TaskId) -> Result<u32, RuntimeError> {
+        self.start_by(task, None).map(Option::unwrap_or_default)
+    }
+
+    /// The same, unless it is later than `by` when the container could be released: then it is left
+    /// as it was made, and there is no number.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_by(
+        &self,
+        task: TaskId,
+        by: Option<Instant>,
+    ) -> Result<Option<u32>, RuntimeError> {
         let places = self.places(task);
         let Some(client) = self.connect(&places)? else {
-            return self.ended_or_missing(task);
+            return self.ended_or_missing(task).map(Some);
         };
         client.hello()?;
         // One that does not even say how it is will not get on with the start.
         if self.or_end(task, &places, client.wait_state(SHIM_LIMIT, |_| true))?.is_none() {
-            return self.ended_or_missing(task);
+            return self.ended_or_missing(task).map(Some);
+        }
+        if by.is_some_and(|by| Instant::now() >= by) {
+            return Ok(None);
         }
         let asked = client.ask(Request::Start, START_LIMIT + SHIM_LIMIT);
         match self.or_end(task, &places, asked)? {
             Answer::Done => {}
             Answer::Refused { text, .. } => return Err(RuntimeError::Runc(text)),
-            Answer::Gone => return self.ended_or_missing(task),
+            Answer::Gone => return self.ended_or_missing(task).map(Some),
         }
         hit(Point::ContainerStarted);
         client.hello()?;
         let state = client.wait_state(SHIM_LIMIT, |_| true)?;
-        Ok(state.filter(|state| !is_final(state)).map_or(0, |state| state.pid))
+        Ok(Some(state.filter(|state| !is_final(state)).map_or(0, |state| state.pid)))
     }
 
     /// A shim that has left did so because its container ran and ended.

@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::id::{
     ClusterId, ConfigId, Id, NodeId, RequestId, ResourceId, SecretId, ServiceId, TaskId,
 };
@@ -113,7 +115,7 @@ pub enum Input {
 }
 
 /// What a worker saw.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// New statuses, oldest first.
     pub statuses: Vec<(TaskId, TaskStatus)>,
@@ -136,7 +138,7 @@ pub struct Report {
 ///   base's addresses are told to be free when that is done.
 ///
 /// Until then `task` runs on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adopted {
     /// The task that the manager knows.
     pub base: TaskId,
@@ -205,7 +207,7 @@ pub enum Output {
 }
 
 /// What a worker is to run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Assignments {
     /// Grows with each set; a worker refuses one that is lower than what it has.
     pub fence: Fence,
@@ -220,18 +222,7 @@ pub struct Assignments {
 }
 
 /// Order of assignments over epochs, terms and indexes (compared in this order).
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    serde::Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fence {
     /// Epoch of the cluster.
     pub epoch: u64,
@@ -242,7 +233,7 @@ pub struct Fence {
 }
 
 /// What somebody may ask of a manager.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
     /// Makes a service.
     CreateService {
@@ -348,7 +339,7 @@ pub enum Command {
 }
 
 /// A secret or config to be made.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payload {
     /// Unique among those of its kind.
     pub name: String,
@@ -409,7 +400,7 @@ const NOT_LEADER: &str = "rpc error: code = Unknown desc = The swarm does not ha
     possible that too few managers are online. Make sure more than half of the managers are online.";
 
 /// Why a command is refused. `Display` is swarm's text.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum CommandError {
     /// No such object; answered with 404.
     #[error("{0}")]

@@ -16,6 +16,8 @@
 //! its entry is committed. With nothing to do and nobody to keep in touch with there is no deadline.
 
 mod begin;
+#[cfg(test)]
+mod begin_tests;
 mod command;
 mod dispatch;
 mod flight;
@@ -29,13 +31,14 @@ mod report;
 mod tend;
 #[cfg(test)]
 mod tests;
+pub mod wire;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use self::dispatch::Dispatch;
 use self::flight::Flight;
-use self::io::{Command, Config, Input, Output};
+use self::io::{Adopted, Command, Config, Input, Output};
 pub use self::recover::RecoverError;
 use self::report::Reports;
 use crate::base::id::{NodeId, RequestId, ServiceId};
@@ -125,6 +128,8 @@ struct Lead {
     down: BTreeMap<NodeId, Time>,
     /// Nodes that were down, have a session again and have not told yet what runs there.
     returning: BTreeSet<NodeId>,
+    /// Chains that workers told while nothing could be written, at most one for each task.
+    unadopted: Vec<(NodeId, Adopted)>,
     /// The last task that was moved for the sake of the spread.
     moved: Option<Moved>,
     /// When to look whether another is to be moved.
@@ -146,7 +151,8 @@ impl Manager {
         if self.raft.deadline().is_some_and(|at| at <= now.mono) {
             self.consensus(now, raft::Input::Tick, out);
         }
-        if self.leads == Leads::Yes && self.blocked.is_none_or(|(until, _)| now.mono >= until) {
+        let can = self.leads == Leads::Yes && self.raft.takes_proposals();
+        if can && self.blocked.is_none_or(|(until, _)| now.mono >= until) {
             self.found(now);
             self.begin_epoch(now);
             self.arrange_members(now);
@@ -161,7 +167,7 @@ impl Manager {
         self.save_snapshot(out);
         self.answer_reads(out);
         if self.leads == Leads::Yes {
-            self.lead.dispatch.flush(&self.committed, self.raft.term(), out);
+            self.lead.dispatch.flush(&self.committed, self.raft.durable_term(), out);
         }
     }
 
@@ -218,7 +224,8 @@ impl Manager {
             let wake = lead.wakes.values().min().copied();
             // What is left to look at while the log is full goes on when the disk answers.
             let can = !lead.flight.is_full() && self.raft.takes_proposals();
-            let start = (!lead.dirty.is_empty()).then_some(Time(0));
+            let left = !lead.dirty.is_empty() || !lead.unadopted.is_empty();
+            let start = left.then_some(Time(0));
             let own =
                 [wake, start, lead.reports.due(), lead.tend_due()].into_iter().flatten().min();
             let own = own.filter(|_| can);

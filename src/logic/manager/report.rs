@@ -190,7 +190,7 @@ impl Manager {
     /// is written `along`. True when there was something.
     pub(super) fn flush_reports(&mut self, now: Now, along: bool) -> bool {
         let due = self.lead.reports.due().is_some_and(|at| along || at <= now.mono);
-        if self.lead.flight.is_full() || !due {
+        if self.lead.flight.is_full() || !self.raft.takes_proposals() || !due {
             return false;
         }
         let mut services = BTreeSet::new();
@@ -213,7 +213,10 @@ impl Manager {
             true
         });
         let any = !changes.is_empty();
-        self.write_own(now, changes);
+        if !self.write_own(now, changes) {
+            self.lead.reports.retry();
+            return false;
+        }
         self.lead.dirty.extend(services);
         any
     }

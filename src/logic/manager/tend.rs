@@ -28,15 +28,20 @@ impl Manager {
             .map(|(id, _)| *id)
             .collect();
         for node in due {
-            self.lead.down.remove(&node);
             let lead = &self.lead;
             let mut draft = Draft::new(&lead.planned, &lead.nodes, &mut self.rng, now);
             orchestrator::orphan_all(&mut draft, node);
             let changes = draft.into_changes();
             let services: Vec<ServiceId> =
                 lead.planned.tasks_of_node(node).map(|task| task.service).collect();
-            self.write_own(now, changes);
+            if !self.write_own(now, changes) {
+                break;
+            }
+            self.lead.down.remove(&node);
             self.lead.dirty.extend(services);
+        }
+        for (node, told) in std::mem::take(&mut self.lead.unadopted) {
+            self.adopt(now, node, told);
         }
         if self.lead.rebalance_at.is_some_and(|at| at <= now.mono) {
             self.move_one(now);
@@ -72,6 +77,7 @@ impl Manager {
 
     /// A worker made successors of a task by itself: they become the slot's, in one entry.
     pub(super) fn adopt(&mut self, now: Now, node: NodeId, told: Adopted) {
+        let again = told.clone();
         let Adopted { base, status, ended, task } = told;
         let last: TaskId = task.id;
         let known = self.lead.planned.task(base).filter(|it| it.node == Some(node));
@@ -85,7 +91,12 @@ impl Manager {
         let mut draft = Draft::new(&lead.planned, &lead.nodes, &mut self.rng, now);
         orchestrator::adopt(&mut draft, &chain);
         let changes = draft.into_changes();
-        self.write_own(now, changes);
+        if !self.write_own(now, changes) {
+            // The worker tells it once: it waits for an answer.
+            self.lead.unadopted.retain(|(_, other)| other.base != base);
+            self.lead.unadopted.push((node, again));
+            return;
+        }
         self.lead.dirty.insert(service);
         self.observe(now, node, last, task.status);
     }

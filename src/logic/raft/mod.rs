@@ -384,6 +384,13 @@ impl Raft {
         matches!(self.role, Role::Leader(_))
     }
 
+    /// The term that it cannot forget. A sole voter whose disk is full may lead in a later one, of
+    /// which nobody else must know: after a crash the same number may be another leader's.
+    #[must_use]
+    pub const fn durable_term(&self) -> u64 {
+        self.writes.hard().term
+    }
+
     /// Whether it is the only one with a vote.
     #[must_use]
     pub fn is_sole_voter(&self) -> bool {

@@ -8,7 +8,7 @@ use super::io::{Action, Config, Outcome, Output, Prepare, Record};
 use super::machine::{Doing, Host, Machine};
 use super::next::{Step, next};
 use crate::base::id::{NetworkId, TaskId};
-use crate::base::time::Now;
+use crate::base::time::{Now, Time};
 use crate::logic::manager::io::Fence;
 use crate::logic::template;
 use crate::model::network::Network;
@@ -30,9 +30,12 @@ impl Worker {
                         Doing::Prepare => {
                             prepare(machine, now, &self.config, &self.networks, self.fence)
                         }
-                        Doing::Start | Doing::Stop | Doing::Kill => {
-                            Some(begin(machine, now, doing))
+                        Doing::Start => {
+                            let by = self.session.lease_over(machine);
+                            Some(start(machine, now, by))
                         }
+                        Doing::Stop => Some(stop(machine, now)),
+                        Doing::Kill => Some(kill(machine, now)),
                         Doing::Clean => Some(Action::Clean),
                         Doing::Remove => Some(Action::Remove),
                         Doing::Remember => Some(Action::Remember),
@@ -92,7 +95,7 @@ impl Worker {
                 machine.host = Host::Empty;
                 machine.kept = None;
             }
-            Outcome::Remembered => {}
+            Outcome::Remembered | Outcome::Late => {}
             Outcome::Failed { err, temporary, starting } => {
                 failed(machine, now, doing, err, temporary, starting);
             }
@@ -100,34 +103,32 @@ impl Worker {
     }
 }
 
-/// Start, stop signal or SIGKILL.
-fn begin(machine: &mut Machine, now: Now, doing: Doing) -> Action {
-    match (doing, &mut machine.stopping) {
-        (Doing::Kill, stopping) => {
-            if let Some(stopping) = stopping {
-                let times = stopping.killed.map_or(0, |(_, times)| times);
-                stopping.killed = Some((now.mono, times.saturating_add(1)));
-            }
-            Action::Kill
-        }
-        (Doing::Stop, stopping) => {
-            if let Some(stopping) = stopping {
-                stopping.signalled = Some(now.mono);
-            }
-            Action::Stop
-        }
-        (Doing::Start | Doing::Prepare | Doing::Clean | Doing::Remove | Doing::Remember, _) => {
-            if machine.status.state < TaskState::Starting {
-                machine.set(TaskState::Starting, now.wall, "starting", String::new());
-            }
-            machine.exit = None;
-            Action::Start
-        }
+fn start(machine: &mut Machine, now: Now, by: Option<Time>) -> Action {
+    if machine.status.state < TaskState::Starting {
+        machine.set(TaskState::Starting, now.wall, "starting", String::new());
     }
+    machine.exit = None;
+    Action::Start { by }
 }
 
-/// The record that goes along with an action, where it says something new. A lease that runs out
-/// leaves no time for a slow card.
+fn stop(machine: &mut Machine, now: Now) -> Action {
+    if let Some(stopping) = &mut machine.stopping {
+        stopping.signalled = Some(now.mono);
+    }
+    Action::Stop
+}
+
+fn kill(machine: &mut Machine, now: Now) -> Action {
+    if let Some(stopping) = &mut machine.stopping {
+        let times = stopping.killed.map_or(0, |(_, times)| times);
+        stopping.killed = Some((now.mono, times.saturating_add(1)));
+    }
+    Action::Kill
+}
+
+/// The record that goes along with an action, where it says something new. A lease may run out at any
+/// time, and SIGKILL then cannot wait for a slow card: the record of a leased task is written when it
+/// has ended.
 fn record(
     machine: &mut Machine,
     doing: Doing,
@@ -135,8 +136,8 @@ fn record(
     fence: Fence,
 ) -> Option<Box<Record>> {
     let along = match doing {
-        Doing::Start | Doing::Clean | Doing::Remember => true,
-        Doing::Stop => machine.cut_off.is_none(),
+        Doing::Clean | Doing::Remember => true,
+        Doing::Start | Doing::Stop => !machine.is_leased(),
         Doing::Prepare | Doing::Kill | Doing::Remove => false,
     };
     let task = along.then(|| machine.record()).flatten()?;

@@ -91,6 +91,8 @@ pub enum Outcome {
     Removed,
     /// The record that was to be written is, or cannot be.
     Remembered,
+    /// A start came too late for the task's lease: nothing was done.
+    Late,
     /// It did not work.
     Failed {
         /// For the user: what was being done, to what, why not.
@@ -165,7 +167,11 @@ pub enum Action {
     /// Fetch the image, make network, bundle and container; not started.
     Prepare(Box<Prepare>),
     /// Start the container's process.
-    Start,
+    Start {
+        /// Not later than this: the task's lease, as it is known now, runs out. Answered by
+        /// [`Outcome::Late`] when it has.
+        by: Option<Time>,
+    },
     /// Send the stop signal of spec or image.
     Stop,
     /// Send SIGKILL to all of its processes.

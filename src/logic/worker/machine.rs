@@ -104,6 +104,9 @@ pub(super) struct Machine {
     pub(super) own: Option<u32>,
     /// Its lease ran out: it has to be dead by then, and stays so.
     pub(super) cut_off: Option<Time>,
+    /// It ran under a lease when this daemon started, and no manager has said yet that it still is to:
+    /// its lease may have run out while no daemon counted.
+    pub(super) uncovered: bool,
     /// What its record says; none where there is none.
     pub(super) kept: Option<Kept>,
     /// When it was last seen to start, in this run.
@@ -126,6 +129,8 @@ pub(super) struct Machine {
     pub(super) ports_in: Option<(u64, Time)>,
     /// Number taken for each host-mode port that the user left open, by place in `task.ports`.
     pub(super) open_ports: Vec<(usize, u16)>,
+    /// Why a port was refused while it was being started.
+    pub(super) port_err: String,
     /// Numbers that were refused for them.
     pub(super) open_ports_tried: u32,
     /// What ended, ended with the machine: it starts again under its own id.
@@ -147,6 +152,7 @@ impl Machine {
             gone: false,
             own: None,
             cut_off: None,
+            uncovered: false,
             kept: None,
             started_at: None,
             ended_at: None,
@@ -162,6 +168,7 @@ impl Machine {
             ports_in: None,
             open_ports: Vec::new(),
             open_ports_tried: 0,
+            port_err: String::new(),
             rebooted: false,
             went_down: false,
             pid: 0,
@@ -185,6 +192,7 @@ impl Machine {
             FoundContainer::Created => Host::Made,
             FoundContainer::Running { pid } => {
                 machine.pid = *pid;
+                machine.uncovered = machine.is_leased();
                 Host::Running
             }
             FoundContainer::Exited(exit) => {
@@ -276,10 +284,12 @@ impl Machine {
         Some(Task { desired, status, ..self.task.as_ref().clone() })
     }
 
-    /// Its record is old, and nothing else will bring it up to date soon.
+    /// Its record is old, and nothing else will bring it up to date soon. That of a leased task waits
+    /// until it has ended: nothing may be under way that keeps SIGKILL from following.
     pub(super) fn is_to_remember(&self) -> bool {
         let old = self.kept.is_some_and(|kept| kept != self.keeps());
-        let lives = self.host == Host::Running && self.stopping.is_none();
+        let runs = self.host == Host::Running && self.stopping.is_none();
+        let lives = runs && !self.is_leased();
         old && (lives || (self.freed && self.host == Host::Cleaned))
     }
 
@@ -394,7 +404,8 @@ impl Machine {
         self.started_at = Some(now.mono);
         let again = self.status.state == TaskState::Running || self.went_down;
         let message = if again { MESSAGE_RESTARTED } else { "started" };
-        if self.set(TaskState::Running, now.wall, message, String::new()) {
+        let err = std::mem::take(&mut self.port_err);
+        if self.set(TaskState::Running, now.wall, message, err) {
             self.status.pid = pid;
             self.status.ports = self.host_ports();
         }

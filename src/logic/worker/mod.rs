@@ -195,6 +195,7 @@ impl Worker {
             }
         }
         self.decide(now, assignments.complete);
+        self.cover(now);
     }
 
     /// Ports that the proxy could not have.
@@ -207,13 +208,16 @@ impl Worker {
             let hit = routes::port_keys(machine).find_map(|(key, _)| {
                 refused.iter().find(|it| (it.protocol, it.published, it.host_ip) == key)
             });
+            let starts = machine.doing == Some(Doing::Start);
             let open = |number: u16| machine.open_ports.iter().any(|(_, taken)| *taken == number);
             match hit {
                 None if machine.host == Host::Running => machine.status.err.clear(),
-                None => {}
+                None => machine.port_err.clear(),
                 Some(port) if machine.host == Host::Running => {
                     machine.status.err = routes::refusal(port);
                 }
+                // It can run before its start is told: told when it does.
+                Some(port) if starts => machine.port_err = routes::refusal(port),
                 Some(port)
                     if open(port.published) && machine.open_ports_tried < OPEN_PORTS_TRIES_MAX =>
                 {

@@ -14,10 +14,14 @@
 //! ```
 //!
 //! The margin is for the kill itself and for clocks that do not run equally fast. A daemon that
-//! starts has heard nobody: it counts from its start. While no daemon runs nobody counts.
+//! starts has heard nobody: it counts from its start. While no daemon runs nobody counts. So what it
+//! finds running, and the first manager to speak does not want to run, may have its replacement by
+//! now: it is dead after its grace, and after [`LEASE_GRACE_MAX`] at the latest.
+//!
+//! A start that hangs until the lease is over is not made ([`Action::Start`](super::io::Action)).
 
 use super::Worker;
-use super::machine::{Doing, Host, Machine};
+use super::machine::{Doing, Host, Machine, Wanted};
 use super::next::grace;
 use crate::base::time::{Now, Span, Time};
 use crate::model::task::LEASE;
@@ -98,13 +102,18 @@ impl Session {
         (!self.open).then(|| self.lost + AUTONOMY_AFTER)
     }
 
+    /// When the lease of a task is over, as far as is known now; none where nothing ends it.
+    pub(super) fn lease_over(&self, machine: &Machine) -> Option<Time> {
+        (!self.alone && machine.is_leased()).then(|| self.heard + LEASE)
+    }
+
     /// When a task's lease leaves just the time to stop it.
     fn lease_end(&self, machine: &Machine) -> Option<Time> {
         let starts = machine.doing == Some(Doing::Start);
         let runs = machine.host == Host::Running || starts;
         let live = runs || (machine.assigned && !machine.is_over());
-        let counts = !self.alone && machine.is_leased() && machine.cut_off.is_none() && live;
-        counts.then(|| self.heard + LEASE - grace(machine).min(LEASE_GRACE_MAX))
+        let over = self.lease_over(machine).filter(|_| machine.cut_off.is_none() && live)?;
+        Some(over - grace(machine).min(LEASE_GRACE_MAX))
     }
 
     /// When the worker has to look again even if nothing happens.
@@ -119,6 +128,22 @@ impl Session {
 }
 
 impl Worker {
+    /// What a manager's word says of leases that nobody counted while no daemon ran.
+    pub(super) fn cover(&mut self, now: Now) {
+        let alone = self.session.is_alone();
+        for machine in self.tasks.values_mut().filter(|machine| machine.uncovered) {
+            if machine.wanted() > Wanted::Stopped {
+                // What it let run by itself a manager has yet to decide on.
+                machine.uncovered = !machine.assigned || machine.own.is_some();
+                continue;
+            }
+            machine.uncovered = false;
+            if machine.host == Host::Running && !alone {
+                machine.cut_off = machine.cut_off.or(Some(now.mono + LEASE_GRACE_MAX));
+            }
+        }
+    }
+
     /// What follows from the session alone.
     pub(super) fn attend(&mut self, now: Now) {
         let released = self.session.hold.is_some_and(|hold| now.mono >= hold);

@@ -10,11 +10,12 @@
 //! ```text
 //! assign T desired=ready port=80 hostport=8080 open=1 grace=3 env=K=V state=orphaned slot=2
 //!          leased=1 restart=none|on-failure|any delay=5 attempts=3 window=60
+//! decided T key=value…          the same, not yet told to the worker
 //! all [T…]                     everything that is to be on the node, all tasks without names
 //! removed T                    | fence [TERM.]INDEX (of the assignments that follow)
 //! adopt T                      the last report's chain becomes history, its newest is assigned
 //! lost                         | heard [alone]
-//! did T prepared|started|signalled|cleaned|removed|remembered
+//! did T prepared|started|signalled|cleaned|removed|remembered|late
 //! failed T text                | temporary T text | nostart T text (while it is prepared)
 //! exited T CODE [oom|lost]     | applied N [PORT text]
 //! advance SECONDS              | deadline
@@ -296,6 +297,7 @@ impl Lab {
                 set(self.tasks.entry(id).or_insert_with(new), text);
                 self.assign(false, &[id], Vec::new());
             }
+            "decided" => set(self.tasks.get_mut(&id(target)).expect("a task"), text),
             "all" => {
                 let named: Vec<TaskId> = rest.split_whitespace().map(id).collect();
                 let all = self.tasks.keys().copied().collect();
@@ -324,6 +326,7 @@ impl Lab {
                     "cleaned" => Outcome::Cleaned,
                     "removed" => Outcome::Removed,
                     "remembered" => Outcome::Remembered,
+                    "late" => Outcome::Late,
                     _ => panic!("unknown outcome {text:?}"),
                 },
             ),
@@ -366,7 +369,8 @@ fn shown(action: &Action) -> String {
             assert_eq!(networks, prepare.task.addresses.len());
             if env.is_empty() { "prepare".to_owned() } else { format!("prepare {env:?}") }
         }
-        Action::Start => "start".to_owned(),
+        Action::Start { by: None } => "start".to_owned(),
+        Action::Start { by: Some(by) } => format!("start by {:.1} s", by.0 as f64 / 1e6),
         Action::Stop => "stop".to_owned(),
         Action::Kill => "kill".to_owned(),
         Action::Clean => "clean".to_owned(),

@@ -39,14 +39,15 @@ impl World {
         let mut outcome = match (&action, result) {
             (Action::Remember, _) => Outcome::Remembered,
             (_, Err(temporary)) => {
-                let starting = matches!(action, Action::Start);
+                let starting = matches!(action, Action::Start { .. });
                 Outcome::Failed { err: "no luck".to_owned(), temporary, starting }
             }
             (Action::Prepare(_), Ok(())) => {
                 folder.container = Container::Made;
                 Outcome::Prepared
             }
-            (Action::Start, Ok(())) => {
+            (Action::Start { by }, Ok(())) if by.is_some_and(|by| self.now >= by) => Outcome::Late,
+            (Action::Start { .. }, Ok(())) => {
                 if folder.container == Container::Made {
                     folder.container = Container::Running;
                 }
@@ -69,7 +70,8 @@ impl World {
             }
             // It ran and has ended: that start worked.
             Outcome::Failed { .. }
-                if matches!(action, Action::Start) && folder.container == Container::Ended =>
+                if matches!(action, Action::Start { .. })
+                    && folder.container == Container::Ended =>
             {
                 outcome = Outcome::Started { pid: 5 };
             }
@@ -81,7 +83,7 @@ impl World {
     pub(super) fn exited(&mut self, id: TaskId, code: i32) {
         let at = self.now().wall;
         let Some(folder) = self.folders.get_mut(&id) else { return };
-        let starts = matches!(folder.doing, Some(Action::Start));
+        let starts = matches!(folder.doing, Some(Action::Start { .. }));
         let runs = folder.container == Container::Running;
         if runs || (folder.container == Container::Made && starts) {
             (folder.container, folder.code) = (Container::Ended, code);

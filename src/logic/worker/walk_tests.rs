@@ -145,7 +145,7 @@ impl World {
         let container = folder.container;
         let fits = match &action {
             Action::Prepare(_) => container != Container::Running && !over,
-            Action::Start => {
+            Action::Start { .. } => {
                 let promoted = sent == Some(TaskState::Ready) && !self.open;
                 let wanted = sent.is_none() || sent == Some(TaskState::Running) || promoted;
                 container == Container::Made && wanted && !over
@@ -155,7 +155,7 @@ impl World {
             Action::Remember => true,
         };
         assert!(fits, "{action:?} does not fit {folder:#?}");
-        if matches!(action, Action::Start) && leased(&folder.record.task) {
+        if matches!(action, Action::Start { .. }) && leased(&folder.record.task) {
             assert!(self.now < self.heard + LEASE, "a start without a lease: {folder:#?}");
         }
         folder.killed |= matches!(action, Action::Kill);

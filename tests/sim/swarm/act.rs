@@ -6,6 +6,7 @@ use skep::logic::worker::io::{self as wio, Action};
 use super::host::Fate;
 use super::outputs::act_point;
 use super::{Event, What, World};
+use crate::faults::count;
 use crate::trace::trace;
 
 impl World {
@@ -22,8 +23,16 @@ impl World {
         if let Some(record) = record {
             self.machines[machine].host.remember(task, record);
         }
+        let it = &self.machines[machine];
+        let mono = it.clock.now(self.now).mono;
+        let late = matches!(action, Action::Start { by: Some(by) } if mono >= *by);
         let rng = faults.then_some(&mut self.rng);
-        let (outcome, fate) = self.machines[machine].host.act(task, action, rng);
+        let (outcome, fate) = if late {
+            (wio::Outcome::Late, None)
+        } else {
+            self.machines[machine].host.act(task, action, rng)
+        };
+        count(&mut self.counts, "late starts", u64::from(late));
         trace!(self.now, "{machine} did {} {task}: {outcome:?}", act_point(action));
         self.note_running(machine);
         if let Some(pid) = self.machines[machine].host.pid(task) {
@@ -49,14 +58,14 @@ impl World {
     ) {
         let image = self.machines[machine].host.image(task).to_owned();
         let (after, code) = match (action, fate) {
-            (Action::Start, Some(Fate::Exits { after, code })) => (after, code),
-            (Action::Start, Some(Fate::RunsOn)) if self.faults && self.rng.one_in(8) => {
+            (Action::Start { .. }, Some(Fate::Exits { after, code })) => (after, code),
+            (Action::Start { .. }, Some(Fate::RunsOn)) if self.faults && self.rng.one_in(8) => {
                 (self.soon(60_000), 1)
             }
             (Action::Stop, _) if image != "stubborn" => (self.soon(200), 0),
             (Action::Kill, _) => (self.soon(5), 137),
             (
-                Action::Start
+                Action::Start { .. }
                 | Action::Stop
                 | Action::Prepare(_)
                 | Action::Clean

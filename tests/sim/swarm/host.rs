@@ -53,13 +53,13 @@ impl Host {
     ) -> (Outcome, Option<Fate>) {
         let fails = faults.is_some_and(|rng| rng.one_in(30));
         if fails && !matches!(action, Action::Stop | Action::Kill) {
-            let temporary = !matches!(action, Action::Start);
-            let starting = matches!(action, Action::Start);
+            let temporary = !matches!(action, Action::Start { .. });
+            let starting = matches!(action, Action::Start { .. });
             return (Outcome::Failed { err: "injected".to_owned(), temporary, starting }, None);
         }
         match action {
             Action::Prepare(prepare) => (self.prepare(id, prepare), None),
-            Action::Start => {
+            Action::Start { .. } => {
                 self.signalled.remove(&id);
                 self.start(id)
             }

@@ -7,13 +7,14 @@ use skep::base::rng::Rng;
 use skep::base::time::{Span, Time};
 use skep::logic::manager::Manager;
 use skep::logic::manager::io as mio;
+use skep::logic::membership::Membership;
 use skep::logic::raft::io::{Entry, Timing, Write};
 use skep::logic::worker::Worker;
 use skep::logic::worker::io as wio;
 use skep::model::node::{NodeDescription, Platform};
 
 use super::host::Host;
-use super::session::{Evidence, Session};
+use super::session::Session;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::faults::Armed;
@@ -57,7 +58,7 @@ pub(crate) struct Machine {
     /// When a leader last held it for anything but ready.
     pub doubted: Option<Time>,
     /// What its manager knows of the workers while it leads.
-    pub evidence: BTreeMap<usize, Evidence>,
+    pub membership: Membership,
     /// Clients that wait for its manager: request → client.
     pub waiting: BTreeMap<RequestId, usize>,
     pub saving: bool,
@@ -88,7 +89,7 @@ impl Machine {
             session: None,
             session_since: None,
             doubted: None,
-            evidence: BTreeMap::new(),
+            membership: Membership::default(),
             waiting: BTreeMap::new(),
             saving: false,
             identities: 0,
@@ -156,7 +157,7 @@ impl Machine {
         (self.manager, self.leader) = (None, None);
         self.is_manager = false;
         self.disk.wipe(fsync);
-        self.evidence.clear();
+        self.membership = Membership::default();
         self.waiting.clear();
     }
 
@@ -167,7 +168,7 @@ impl Machine {
         self.life += 1;
         self.frozen = Time(0);
         self.session_since = None;
-        self.evidence.clear();
+        self.membership = Membership::default();
         self.waiting.clear();
     }
 

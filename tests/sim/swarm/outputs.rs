@@ -41,7 +41,7 @@ const fn worker_point(output: &wio::Output) -> &'static str {
 pub(super) const fn act_point(action: &Action) -> &'static str {
     match action {
         Action::Prepare(_) => "act prepare",
-        Action::Start => "act start",
+        Action::Start { .. } => "act start",
         Action::Stop => "act stop",
         Action::Kill => "act kill",
         Action::Clean => "act clean",
@@ -114,12 +114,16 @@ impl World {
         let it = &mut self.machines[machine];
         let (id, led) = (it.id, it.leads());
         it.leader = leader;
+        // In a term that is not durable a sole voter leads only itself.
+        let durable = it.manager.as_ref().is_some_and(|it| it.raft().durable_term() == term);
         if leader == Some(id) {
             let last = it.manager.as_ref().map_or(0, |manager| manager.raft().last_index());
-            let other = *self.leaders.entry(term).or_insert(id);
-            assert_eq!(other, id, "invariant_one_leader_per_term: {term}");
-            self.truth.invariant_a_leader_holds_what_was_committed(term, last);
-            self.count("elections");
+            if durable {
+                let other = *self.leaders.entry(term).or_insert(id);
+                assert_eq!(other, id, "invariant_one_leader_per_term: {term}");
+                self.truth.invariant_a_leader_holds_what_was_committed(term, last);
+                self.count("elections");
+            }
             if !led {
                 self.begin_evidence(machine);
             }
@@ -210,15 +214,25 @@ impl World {
         match output {
             wio::Output::Act { task, action, record } => {
                 trace!(self.now, "{machine} {} {task}{}", act_point(&action), of(&action));
-                let hangs = self.faults && self.rng.one_in(80);
+                // Signals touch no disk and have a lane of their own, so nothing holds them up.
+                let signal = matches!(action, Action::Stop | Action::Kill) && record.is_none();
+                let hangs = self.faults && !signal && self.rng.one_in(80);
                 let wait = self.soon(if hangs { 60_000 } else { 50 });
                 let what = What::Act(task, Box::new(action), record);
                 self.after(wait, Event::Machine(machine, life, what));
             }
-            wio::Output::Routes { generation, .. } => {
+            wio::Output::Routes { generation, ports } => {
                 let slow = self.faults && self.rng.one_in(20);
                 let wait = self.soon(if slow { 3_000 } else { 10 });
-                let refused = Vec::new();
+                // Another program has the number.
+                let refuses = self.faults && self.rng.one_in(30);
+                let refused = ports.last().filter(|_| refuses).map(|port| wio::RefusedPort {
+                    protocol: port.protocol,
+                    published: port.published,
+                    host_ip: port.host_ip,
+                    reason: "address already in use".to_owned(),
+                });
+                let refused = refused.into_iter().collect();
                 let input = Box::new(wio::Input::RoutesApplied { generation, refused });
                 self.after(wait, Event::Machine(machine, life, What::Worker(input)));
             }

@@ -4,10 +4,11 @@
 use skep::base::id::NodeId;
 use skep::base::time::Span;
 use skep::logic::manager::io as mio;
+use skep::logic::membership::{Membership, PING, SILENCE};
 use skep::logic::worker::io as wio;
-use skep::model::node::{NodeState, Role};
+use skep::model::node::Role;
 
-use super::session::{AGAIN, Evidence, PING, SILENCE, Session, Word};
+use super::session::{AGAIN, Session, Word};
 use super::{Event, World};
 use crate::trace::trace;
 
@@ -79,10 +80,7 @@ impl World {
         self.machines[machine].session_since = Some(now);
         let node = self.machines[machine].id;
         let description = self.machines[machine].description();
-        if let Some(evidence) = self.machines[manager].evidence.get_mut(&machine) {
-            (evidence.heard, evidence.host_heard) = (now, now);
-            evidence.told = Some(NodeState::Ready);
-        }
+        self.machines[manager].membership.begin(now, node);
         self.machines[machine].doubted = Some(now);
         self.after(PING, Event::Ping(machine, number));
         self.tell_manager(manager, mio::Input::WorkerJoined { node, description });
@@ -148,9 +146,7 @@ impl World {
         if let Some(session) = &mut self.machines[machine].session {
             session.manager_heard = now;
         }
-        if let Some(evidence) = self.machines[manager].evidence.get_mut(&machine) {
-            (evidence.heard, evidence.host_heard) = (now, now);
-        }
+        self.machines[manager].membership.hear(now, node);
         match word {
             Word::Report(report) => {
                 trace!(now, "{manager} hears from {machine} {}", reported(&report));
@@ -251,7 +247,7 @@ impl World {
 
     /// A manager does not lead any more: its sessions end.
     pub(super) fn close_sessions_of(&mut self, manager: usize) {
-        self.machines[manager].evidence.clear();
+        self.machines[manager].membership = Membership::default();
         for machine in 0..self.machines.len() {
             let session = self.machines[machine].session.as_ref();
             if let Some(session) = session.filter(|session| session.manager == manager) {
@@ -263,15 +259,25 @@ impl World {
 
     /// A manager leads: it looks at who is there. What its gossip knows it knows at once.
     pub(super) fn begin_evidence(&mut self, manager: usize) {
-        let now = self.now;
         for machine in 0..self.machines.len() {
-            let alive = self.machines[machine].power && self.both_hear(manager, machine);
-            let host_heard = if alive { now } else { now - (SILENCE + Span(1)) };
-            let evidence = Evidence { heard: now, host_heard, told: None };
-            self.machines[manager].evidence.insert(machine, evidence);
+            self.watch(manager, machine);
         }
         let life = self.machines[manager].life;
         self.after(EVIDENCE, Event::Evidence(manager, life));
+    }
+
+    /// What the kernel of a machine says to a manager; from when it has joined it is watched.
+    fn watch(&mut self, manager: usize, machine: usize) {
+        let now = self.now;
+        let (node, joined) = (self.machines[machine].id, self.machines[machine].joined);
+        let alive = self.machines[machine].power && self.both_hear(manager, machine);
+        let membership = &mut self.machines[manager].membership;
+        if joined {
+            membership.watch(now, node, alive);
+        }
+        if alive {
+            membership.host_heard(now, node);
+        }
     }
 
     /// A leader looks at who is silent.
@@ -286,34 +292,28 @@ impl World {
         }
         let now = self.now;
         for machine in 0..self.machines.len() {
-            let alive = self.machines[machine].power && self.both_hear(manager, machine);
-            let session = self.machines[machine]
-                .session
-                .as_ref()
-                .is_some_and(|session| session.manager == manager && session.life == life);
-            let node = self.machines[machine].id;
-            let joined = self.machines[machine].joined;
-            let Some(evidence) = self.machines[manager].evidence.get_mut(&machine) else {
+            self.watch(manager, machine);
+            let session = self.machines[machine].session.as_ref();
+            if session.is_none_or(|it| it.manager != manager || it.life != life) {
+                let node = self.machines[machine].id;
+                self.machines[manager].membership.end(node, false);
+            }
+        }
+        for (node, state) in self.machines[manager].membership.judge(now) {
+            let Some(machine) = self.at(node) else {
+                // Its machine came back as another node.
+                self.machines[manager].membership.forget(node);
                 continue;
             };
-            if alive {
-                evidence.host_heard = now;
-            }
-            let state = evidence.verdict(now, session);
-            if state != NodeState::Ready {
-                self.machines[machine].doubted = Some(now);
-            }
-            let Some(evidence) = self.machines[manager].evidence.get_mut(&machine) else {
-                continue;
-            };
-            if !joined || evidence.told == Some(state) {
-                continue;
-            }
-            evidence.told = Some(state);
             trace!(now, "{manager} holds {machine} for {state:?}");
             self.tell_manager(manager, mio::Input::Health { node, state });
             if self.machines[manager].life != life {
                 return;
+            }
+        }
+        for machine in 0..self.machines.len() {
+            if !self.machines[manager].membership.is_ready(self.machines[machine].id) {
+                self.machines[machine].doubted = Some(now);
             }
         }
         self.after(EVIDENCE, again);

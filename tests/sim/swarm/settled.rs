@@ -1,10 +1,21 @@
 //! Whether the swarm is as it should be, and what it looks like when it is not.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use skep::base::time::Span;
-use skep::model::service::Mode;
-use skep::model::task::TaskState;
+use skep::model::node::Node;
+use skep::model::service::{Mode, PublishMode, Service};
+use skep::model::task::{Task, TaskState};
 
 use super::World;
+
+/// Whether a service may run on a node, by its constraint.
+fn fits(service: &Service, node: &Node) -> bool {
+    let zone = node.spec.labels.get("zone").map_or("", String::as_str);
+    let asks = &service.spec.task.placement.constraints;
+    asks.iter().all(|asked| *asked == format!("node.labels.zone=={zone}"))
+}
 
 impl World {
     /// One leader, all managers of one mind, every worker in a session, every slot that can run does.
@@ -36,9 +47,10 @@ impl World {
             })
     }
 
-    fn is_service_settled(&self, service: &skep::model::service::Service) -> bool {
+    fn is_service_settled(&self, service: &Service) -> bool {
         let image = service.spec.task.container.image.as_str();
-        if !matches!(image, "run" | "stubborn") {
+        let ends = service.spec.mode.is_job() && image.starts_with("exit-0-");
+        if !(ends || matches!(image, "run" | "stubborn")) {
             return true;
         }
         // An update that failed stays where it is, a mix of old and new.
@@ -49,17 +61,38 @@ impl World {
         if paused {
             return true;
         }
+        let fitting: Vec<_> =
+            self.truth.store.nodes().filter(|node| fits(service, node)).map(|it| it.id).collect();
+        let tasks = || self.truth.store.tasks_of_service(service.id);
+        if service.spec.mode.is_job() {
+            let run = service.job.map_or(0, |job| job.iteration);
+            let done = |task: &&Arc<Task>| {
+                task.job_iteration == run && task.status.state == TaskState::Complete
+            };
+            let slots: BTreeSet<u64> = tasks().filter(done).map(|task| task.slot).collect();
+            let on = |node| tasks().filter(done).any(|task| task.node == Some(node));
+            return match service.spec.mode {
+                Mode::ReplicatedJob { total, .. } => {
+                    fitting.is_empty() || slots.len() as u64 == total
+                }
+                _ => fitting.into_iter().all(on),
+            };
+        }
+        let fitting = fitting.len() as u64;
         let wanted = match service.spec.mode {
+            Mode::Replicated { .. } if fitting == 0 => 0,
             Mode::Replicated { replicas } => replicas,
-            Mode::Global => self.machines.len() as u64,
-            Mode::ReplicatedJob { .. } | Mode::GlobalJob => return true,
+            _ => fitting,
         };
-        let runs = self.truth.store.tasks_of_service(service.id).filter(|task| {
+        let good = tasks().filter(|task| {
             task.desired == TaskState::Running
                 && task.status.state == TaskState::Running
                 && self.runs(task.id)
         });
-        runs.count() as u64 == wanted
+        let good = good.count() as u64;
+        // Of those that publish on their own node, a node takes one.
+        let host = service.ports.iter().any(|port| port.mode == PublishMode::Host);
+        good == wanted || (host && good < wanted && good == wanted.min(fitting))
     }
 
     fn nothing_else_runs(&self) -> bool {
@@ -127,7 +160,10 @@ impl World {
         for service in self.truth.store.services() {
             let status = service.update_status.as_ref().map(|it| (it.state, &it.message));
             let image = &service.spec.task.container.image;
-            text += &format!("{} {:?} {image} {status:?}\n", service.spec.name, service.spec.mode);
+            let settled = self.is_service_settled(service);
+            let (name, mode) = (&service.spec.name, service.spec.mode);
+            let asks = &service.spec.task.placement.constraints;
+            text += &format!("{name} {mode:?} {image} {asks:?} {status:?} settled {settled}\n");
         }
         for task in self.truth.store.tasks() {
             let at = self.machines.iter().position(|it| Some(it.id) == task.node);

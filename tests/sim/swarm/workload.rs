@@ -9,14 +9,17 @@ use skep::model::name::Name;
 use skep::model::node::{Availability, Node, NodeSpec, Role};
 use skep::model::service::{
     ContainerSpec, EndpointSpec, FailureAction, Mode, OnDisconnect, Placement, Port, Protocol,
-    PublishMode, Resources, RestartPolicy, Service, ServiceSpec, TaskSpec, UpdateConfig,
-    UpdateOrder,
+    PublishMode, Resources, RestartCondition, RestartPolicy, Service, ServiceSpec, TaskSpec,
+    UpdateConfig, UpdateOrder,
 };
 
 use super::World;
 
 const IMAGES: [&str; 9] =
     ["run", "run", "run", "run", "stubborn", "exit-1-700", "exit-0-15000", "nostart", "noimage"];
+
+/// Images of jobs: most come to an end.
+const JOB_IMAGES: [&str; 5] = ["exit-0-700", "exit-0-700", "exit-0-15000", "exit-1-700", "noimage"];
 
 /// Most services at a time.
 const SERVICES_MAX: usize = 6;
@@ -61,16 +64,36 @@ impl World {
         }
     }
 
+    fn image(&mut self, mode: Mode) -> &'static str {
+        let images: &[&'static str] = if mode.is_job() { &JOB_IMAGES } else { &IMAGES };
+        self.pick(images).unwrap_or("run")
+    }
+
     fn create(&mut self) -> Command {
         let number = self.rng.below(2 * SERVICES_MAX as u64);
-        let image = self.pick(&IMAGES).unwrap_or("run");
-        let mode = if self.rng.one_in(4) {
-            Mode::Global
-        } else {
-            Mode::Replicated { replicas: 1 + self.rng.below(4) }
+        let mode = match self.rng.below(16) {
+            0..=3 => Mode::Global,
+            4 => Mode::GlobalJob,
+            5 | 6 => {
+                let total = 1 + self.rng.below(5);
+                Mode::ReplicatedJob { max_concurrent: 1 + self.rng.below(total), total }
+            }
+            _ => Mode::Replicated { replicas: 1 + self.rng.below(4) },
         };
+        let image = self.image(mode);
         let port = if self.rng.one_in(3) { 8_000 + u16::try_from(number).unwrap() } else { 0 };
         let mut spec = spec(&format!("s{number}"), image, mode, port);
+        if self.rng.one_in(4) {
+            spec.endpoint.ports.iter_mut().for_each(|port| port.mode = PublishMode::Host);
+        }
+        if self.rng.one_in(5) {
+            let zone = self.rng.below(3);
+            spec.task.placement.constraints = vec![format!("node.labels.zone==z{zone}")];
+        }
+        if mode.is_job() {
+            spec.task.restart.condition = RestartCondition::OnFailure;
+            return Command::CreateService { spec: Box::new(spec.validate().unwrap()) };
+        }
         if self.rng.one_in(3) {
             spec.task.on_disconnect = OnDisconnect::Stop;
         }
@@ -99,7 +122,7 @@ impl World {
     }
 
     fn change(&mut self, service: &Service) -> Command {
-        let image = self.pick(&IMAGES).unwrap_or("run");
+        let image = self.image(service.spec.mode);
         let force = self.rng.one_in(2);
         update(service, |spec| {
             if force {
