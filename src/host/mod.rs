@@ -14,6 +14,8 @@ pub mod log;
 pub mod net;
 pub mod netlink;
 pub mod notify;
+pub mod peers;
+pub mod pki;
 pub mod process;
 pub mod runtime;
 pub mod seqpacket;
