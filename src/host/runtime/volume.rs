@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::copyup;
 use super::error::{Doing, RuntimeError, unless_absent};
+use super::mounts::clean;
 use super::overlay::make_dir;
 use super::rootdir::RootDir;
 use crate::base::chain;
@@ -151,9 +152,11 @@ impl Volumes {
     }
 
     /// The name of the anonymous volume of `task` at `target`: 64 hexadecimal digits, the first
-    /// half the task's, so that it goes with the task and a retry finds it again.
+    /// half the task's, so that it goes with the task and a retry finds it again. However the
+    /// target is written, its name is the same.
     #[must_use]
     pub fn anonymous_name(task: TaskId, target: &str) -> String {
+        let target = clean(target);
         let digest = ring::digest::digest(&ring::digest::SHA256, target.as_bytes());
         let half: String = digest.as_ref()[..16].iter().map(|b| format!("{b:02x}")).collect();
         format!("{:032x}{half}", task.0.0)
@@ -256,7 +259,8 @@ impl Volumes {
         Ok(())
     }
 
-    /// Removes a volume that none of `users` uses (the second of each pair are its volumes).
+    /// Removes a volume that none of `users` uses: the second of each pair are its volumes, and
+    /// its anonymous ones are its own whether or not they are listed.
     pub(super) fn remove(
         &self,
         name: &str,
@@ -267,7 +271,9 @@ impl Volumes {
         if self.get(name).is_none() {
             return Err(RuntimeError::Volume(format!("get {name}: no such volume")));
         }
-        let users = users()?.into_iter().filter(|(_, names)| names.iter().any(|n| n == name));
+        let users = users()?.into_iter().filter(|(task, names)| {
+            is_anonymous_of(*task, name) || names.iter().any(|used| used == name)
+        });
         let users: Vec<String> = users.map(|(task, _)| task.to_string()).collect();
         if !users.is_empty() {
             let text = format!("remove {name}: volume is in use - [{}]", users.join(", "));
@@ -280,10 +286,9 @@ impl Volumes {
 
     /// Removes the anonymous volumes of a task.
     pub(super) fn remove_of(&self, task: TaskId) -> Result<(), RuntimeError> {
-        let prefix = format!("{:032x}", task.0.0);
         let guard = self.guard();
         for volume in self.list()? {
-            if volume.name.len() == 64 && volume.name.starts_with(&prefix) {
+            if is_anonymous_of(task, &volume.name) {
                 self.remove_folder(&volume.name)?;
             }
         }
@@ -301,6 +306,11 @@ impl Volumes {
     fn guard(&self) -> MutexGuard<'_, ()> {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether [`Volumes::anonymous_name`] gives this name to a volume of `task`.
+fn is_anonymous_of(task: TaskId, name: &str) -> bool {
+    name.len() == 64 && name.starts_with(&format!("{:032x}", task.0.0))
 }
 
 fn remove_tree(path: &Path) -> Result<(), RuntimeError> {
@@ -400,6 +410,11 @@ mod tests {
         let users = || Ok(vec![(task, vec!["data".to_owned()])]);
         let err = volumes.remove("data", users).unwrap_err().to_string();
         assert_eq!(err, format!("remove data: volume is in use - [{task}]"));
+        let unlisted = Volumes::anonymous_name(task, "/of/image");
+        volumes.ensure(&unlisted, &Labels::new()).unwrap();
+        let err = volumes.remove(&unlisted, users).unwrap_err().to_string();
+        assert_eq!(err, format!("remove {unlisted}: volume is in use - [{task}]"));
+        volumes.remove(&unlisted, || Ok(vec![(TaskId::new(8), Vec::new())])).unwrap();
         volumes.remove("data", || Ok(Vec::new())).unwrap();
         let err = volumes.remove("data", || Ok(Vec::new())).unwrap_err().to_string();
         assert_eq!(err, "get data: no such volume");
