@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::copyup;
-use super::error::{Doing, RuntimeError, unless_absent};
+use super::error::{Doing, RuntimeError};
 use super::mounts::clean;
 use super::overlay::make_dir;
 use super::rootdir::RootDir;
@@ -24,6 +24,7 @@ use crate::base::id::TaskId;
 use crate::base::time::Wall;
 use crate::host::failpoint::{Point, hit};
 use crate::host::disk::ledger::{self, LedgerError};
+use crate::host::tree;
 use crate::model::service::Labels;
 use crate::model::wire::Kind;
 
@@ -314,7 +315,7 @@ fn is_anonymous_of(task: TaskId, name: &str) -> bool {
 }
 
 fn remove_tree(path: &Path) -> Result<(), RuntimeError> {
-    unless_absent(std::fs::remove_dir_all(path)).doing("remove", path)
+    tree::remove_tree(path).doing("remove", path)
 }
 
 fn wall(time: SystemTime) -> Wall {
@@ -391,6 +392,32 @@ mod tests {
             std::thread::yield_now();
         }
         std::fs::remove_dir_all(root).unwrap();
+    }
+
+    /// Runs itself once more with so few descriptors that none can be held for each level.
+    #[test]
+    fn a_deep_volume_is_removed_with_few_descriptors() {
+        const AGAIN: &str = "SKEP_TEST_FEW_DESCRIPTORS";
+        if std::env::var_os(AGAIN).is_none() {
+            let name = "host::runtime::volume::tests::a_deep_volume_is_removed_with_few_descriptors";
+            let again = std::process::Command::new("sh")
+                .args(["-c", "ulimit -n 64 && exec \"$0\" --exact \"$1\""])
+                .arg(std::env::current_exe().unwrap())
+                .arg(name)
+                .env(AGAIN, "1")
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&again.stdout);
+            assert!(again.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let root = std::env::temp_dir().join(format!("skep-volume-deep-{}", std::process::id()));
+        let volumes = Volumes::open(root.clone()).unwrap();
+        let data = volumes.ensure("deep", &Labels::new()).unwrap();
+        std::fs::create_dir_all(data.join("d/".repeat(1_500))).unwrap();
+        volumes.remove("deep", || Ok(Vec::new())).unwrap();
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
+        std::fs::remove_dir(root).unwrap();
     }
 
     #[test]
