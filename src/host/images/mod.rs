@@ -34,7 +34,6 @@ mod recover;
 mod registry;
 mod store;
 mod tar_stream;
-mod tree;
 mod unpack;
 mod xattr;
 

@@ -25,8 +25,8 @@ use super::decode::{self, Hashing};
 use super::error::{ImageError, Result};
 use super::limits::{Limits, SpaceGuard};
 use super::tar_stream::{Entry, Kind, TarStream, read_failed};
-use super::tree::remove_tree;
 use super::xattr;
+use crate::host::tree::remove_tree;
 use crate::model::digest::Digest;
 
 /// Bytes of one entry's name.

@@ -76,7 +76,7 @@ pub(super) fn root_propagation(mounts: &[BindMount]) -> Option<&'static str> {
 }
 
 /// `target` with single slashes and none at the end.
-fn clean(target: &str) -> String {
+pub(super) fn clean(target: &str) -> String {
     let parts: Vec<&str> = target.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
     format!("/{}", parts.join("/"))
 }
