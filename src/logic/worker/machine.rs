@@ -262,7 +262,9 @@ impl Machine {
     /// What its record is to say.
     pub(super) fn keeps(&self) -> Kept {
         let runs = self.wanted() == Wanted::Running && !self.is_over();
-        let done = self.freed || self.kept.is_some_and(|kept| kept.done);
+        // A manager wants it no more, or has its addresses: nobody takes it up after a reboot.
+        let told = self.freed || self.task.desired >= TaskState::Shutdown;
+        let done = told || self.kept.is_some_and(|kept| kept.done);
         Kept { runs, own: self.own, done }
     }
 
@@ -286,7 +288,7 @@ impl Machine {
         let old = self.kept.is_some_and(|kept| kept != self.keeps());
         let runs = self.host == Host::Running && self.stopping.is_none();
         let lives = runs && !self.is_leased();
-        old && (lives || (self.freed && self.host == Host::Cleaned))
+        old && (lives || (self.keeps().done && self.host == Host::Cleaned))
     }
 
     pub(super) fn is_over(&self) -> bool {
