@@ -89,6 +89,9 @@ pub fn run(args: &[String], start_api: StartApi) -> ExitCode {
 }
 
 fn serve(options: &Options, start_api: StartApi) -> Result<(), Fatal> {
+    if let Err(err) = host::process::raise_files() {
+        log::warn!("the limit of open files stays as it is: {err}");
+    }
     signals::block().map_err(|err| Fatal::new("cannot block signals", err))?;
     let host = Arc::new(Host::open(options)?);
     let (sender, events) = async_channel::bounded(EVENTS_MAX);
