@@ -121,6 +121,12 @@ fn mount(mount: json::Mount) -> Result<Mount, ApiError> {
     let bind = mount.bind_options.unwrap_or_default();
     let volume = mount.volume_options.unwrap_or_default();
     let tmpfs = mount.tmpfs_options.unwrap_or_default();
+    if bind.read_only_non_recursive {
+        return Err(ApiError::unimplemented("bind-recursive=writable"));
+    }
+    if !tmpfs.options.is_empty() {
+        return Err(ApiError::unimplemented("options of tmpfs mounts"));
+    }
     let kind = match mount.r#type.as_str() {
         "bind" => MountKind::Bind {
             source: mount.source,
