@@ -150,7 +150,7 @@ async fn lives(
                 Some(Event::Init { request, answer }) => match host.make_identity(&request) {
                     Ok(made) => {
                         identity = Some(made);
-                        asked = Some(answer);
+                        asked = Some((request.founding, answer));
                     }
                     Err(failure) => brain::reply(&answer, Err(failure)),
                 },
@@ -159,8 +159,8 @@ async fn lives(
             continue;
         };
         let mut brain = host.start_node(&known, shared)?;
-        if let Some(answer) = asked.take() {
-            brain.answer_init(answer);
+        if let Some((founding, answer)) = asked.take() {
+            brain.answer_init(founding, answer);
         }
         brain::publish(shared, SwarmState::Active { node: known.node, cluster: known.cluster });
         start()?;
