@@ -31,6 +31,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cli", &["base", "model", "compose"]),
 ];
 
+/// The crate that is a facade (`src/compat/`), and the only place that may name it: what else
+/// is asynchronous here is on smol, by its own names.
+const FACADES: &[&str] = &["tokio", "tokio_stream"];
+const FACADES_IN: &[&str] = &["src/compat/", "src/host/gossip/", "tests/tidy"];
+
 /// Modules without clock, file, socket, thread, environment or chance.
 const PURE: &[&str] = &["base", "model", "compose", "logic"];
 
@@ -236,6 +241,29 @@ fn unfinished(tree: &Tree) -> Vec<String> {
     wrong
 }
 
+/// The facades in `src/compat/`: what names them outside gossip, what they name of skep, and one
+/// that would let `unsafe` in.
+fn facades(tree: &Tree) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (path, text) in rust_files(tree) {
+        let code = rust::code_of(text);
+        let own = path.starts_with("src/compat/");
+        for (line, word) in rust::words(&code) {
+            let inside = FACADES_IN.iter().any(|place| path.starts_with(place));
+            if FACADES.contains(&word) && !inside {
+                wrong.push(format!("{path}:{line}: {word} outside host/gossip"));
+            }
+            if own && word == "skep" {
+                wrong.push(format!("{path}:{line}: a facade must not name {word}"));
+            }
+        }
+        if own && path.ends_with("/lib.rs") && !code.contains("#![forbid(unsafe_code)]") {
+            wrong.push(format!("{path}: does not forbid unsafe code"));
+        }
+    }
+    wrong
+}
+
 /// Something at the top that does not belong there.
 fn top_level(tree: &Tree) -> Vec<String> {
     let tops: BTreeSet<&str> = tree.keys().filter_map(|path| path.split('/').next()).collect();
@@ -311,6 +339,7 @@ const RULES: &[(&str, Rule)] = &[
     ("sizes", sizes),
     ("module_docs", module_docs),
     ("unfinished", unfinished),
+    ("facades", facades),
     ("top_level", top_level),
     ("lock_file", lock_file),
     ("test_data", test_data),

@@ -169,6 +169,10 @@ impl Brain {
                 self.node.acts.ended(task);
                 self.to_worker.push_back(worker::io::Input::Acted { task, outcome });
             }
+            Event::Probed { task, probed } => {
+                self.node.acts.probed();
+                self.to_worker.push_back(worker::io::Input::Probed { task, probed });
+            }
             Event::Exited { task, exit } => {
                 self.to_worker.push_back(worker::io::Input::Exited { task, exit });
             }
@@ -268,6 +272,7 @@ impl Brain {
             worker::io::Output::Act { task, action, record } => {
                 self.node.acts.begin(task, action, record);
             }
+            worker::io::Output::Probe { task, probe } => self.node.acts.probe(task, probe),
             worker::io::Output::KeepFence { fence } => self.node.acts.keep_fence(fence),
             worker::io::Output::Routes { generation, ports } => {
                 self.node.plane.set(generation, ports);
@@ -295,6 +300,7 @@ pub(super) async fn idle(events: &Receiver<Event>) -> Option<Event> {
                 | Event::SnapshotSaved { .. }
                 | Event::SnapshotRefused { .. }
                 | Event::Acted { .. }
+                | Event::Probed { .. }
                 | Event::Exited { .. }
                 | Event::RoutesApplied { .. },
             ) => {}

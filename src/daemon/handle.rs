@@ -17,7 +17,7 @@ use crate::base::id::{ClusterId, NodeId, TaskId};
 use crate::host::disk::layout::DataRoot;
 pub use crate::host::images::{ImageStore, InUse};
 pub use crate::host::runtime::Runtime;
-use crate::logic::worker::io::{Exit, Outcome, RefusedPort};
+use crate::logic::worker::io::{Exit, Outcome, Probed, RefusedPort};
 use super::records;
 use crate::model::cluster::Founding;
 use crate::model::node::NodeDescription;
@@ -61,6 +61,8 @@ pub(super) enum Event {
     SnapshotRefused { index: u64 },
     /// An action of a task ended.
     Acted { task: TaskId, outcome: Outcome },
+    /// A probe of a task's health check ended.
+    Probed { task: TaskId, probed: Probed },
     /// A container ended.
     Exited { task: TaskId, exit: Exit },
     /// The proxy took a table.

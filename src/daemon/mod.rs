@@ -6,6 +6,7 @@
 
 mod acts;
 mod brain;
+mod checks;
 pub mod facts;
 pub mod handle;
 pub mod shown;

@@ -9,6 +9,17 @@ use crate::base::time::{Now, Time, Wall};
 /// The kernel's id of this boot: 36 characters, new at each start of the machine.
 const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
 
+/// When this program was built, in seconds since 1970: what the build says (`SOURCE_DATE_EPOCH`), at
+/// least the day of this source. A system clock before it is not set.
+const BUILD_SECS: u64 = {
+    const SOURCE: u64 = 1_793_491_200;
+    let told = match option_env!("SOURCE_DATE_EPOCH") {
+        Some(text) => decimal(text.as_bytes()),
+        None => 0,
+    };
+    if told > SOURCE { told } else { SOURCE }
+};
+
 /// Clocks whose monotonic origin is the moment this was made. Copies agree.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -55,6 +66,23 @@ pub fn wall() -> Wall {
     Wall(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
+/// When this program was built.
+#[must_use]
+pub const fn build() -> Wall {
+    Wall(BUILD_SECS * 1_000_000)
+}
+
+/// A decimal number; anything else ends the build.
+const fn decimal(text: &[u8]) -> u64 {
+    let (mut value, mut place) = (0, 0);
+    while place < text.len() {
+        assert!(text[place].is_ascii_digit(), "SOURCE_DATE_EPOCH is not a number");
+        value = value * 10 + (text[place] - b'0') as u64;
+        place += 1;
+    }
+    value
+}
+
 /// The id of this boot: what was running under another one is not running.
 ///
 /// # Errors
@@ -76,7 +104,9 @@ mod tests {
         assert!(copy.mono() >= first);
         assert!(clock.instant(first) <= Instant::now());
         assert!(clock.instant(first + Span::from_secs(60)) > Instant::now());
-        assert!(clock.now().wall > Wall(1_600_000_000_000_000));
+        assert!(clock.now().wall > build());
+        assert!(build().to_string().as_str() >= "2026-11-01T00:00:00Z");
+        assert_eq!(decimal(b"1793491200"), 1_793_491_200);
         assert_eq!(boot_id().unwrap().len(), 36);
         assert_eq!(boot_id().unwrap(), boot_id().unwrap());
     }

@@ -47,6 +47,10 @@ impl Kind {
     pub const VOLUME: Self = Self(69);
     /// The worker's fence and address book.
     pub const WORKER: Self = Self(70);
+    /// A node's key, certificate and roots.
+    pub const CREDENTIALS: Self = Self(71);
+    /// How often gossip has started on this node.
+    pub const GENERATION: Self = Self(76);
     /// Which image each name means.
     pub const IMAGE_NAMES: Self = Self(80);
     /// An unpacked layer.
@@ -73,6 +77,37 @@ impl Kind {
     pub const ASSIGNMENTS: Self = Self(200);
     /// What a worker saw.
     pub const REPORT: Self = Self(201);
+    // 256–: frames between nodes (`model::peer`).
+    /// Begins a connection.
+    pub const PEER_HELLO: Self = Self(256);
+    /// The call may begin.
+    pub const PEER_WELCOME: Self = Self(257);
+    /// The call is over.
+    pub const PEER_REFUSED: Self = Self(258);
+    /// A machine asks to become a node.
+    pub const PEER_JOIN: Self = Self(259);
+    /// It is one.
+    pub const PEER_JOINED: Self = Self(260);
+    /// A request for the next certificate.
+    pub const PEER_RENEW: Self = Self(261);
+    /// The certificate.
+    pub const PEER_RENEWED: Self = Self(262);
+    /// What consensus says.
+    pub const PEER_RAFT: Self = Self(263);
+    /// Assignments.
+    pub const PEER_ASSIGN: Self = Self(264);
+    /// A worker's report.
+    pub const PEER_REPORT: Self = Self(265);
+    /// What else a node is told in its session.
+    pub const PEER_TOLD: Self = Self(266);
+    /// Says that somebody is there.
+    pub const PEER_PING: Self = Self(267);
+    /// Says that the ping has come.
+    pub const PEER_PONG: Self = Self(268);
+    /// A command for the leader.
+    pub const PEER_FORWARD: Self = Self(269);
+    /// The leader's answer.
+    pub const PEER_FORWARDED: Self = Self(270);
 }
 
 /// One frame as it was found.
@@ -137,6 +172,17 @@ pub fn encode_into<T: Serialize + ?Sized>(
 ) -> Result<(), WireError> {
     let payload =
         postcard::to_allocvec(value).map_err(|_postcard| WireError::Shape { kind, version })?;
+    encode_raw_into(kind, version, &payload, limit, out)
+}
+
+/// Appends one frame whose payload is bytes as they are; leaves `out` as it was on an error.
+pub fn encode_raw_into(
+    kind: Kind,
+    version: u16,
+    payload: &[u8],
+    limit: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), WireError> {
     let too_long = WireError::TooLong { kind, version, length: payload.len(), limit };
     let length = u32::try_from(payload.len()).map_err(|_range| too_long)?;
     if payload.len() > limit {
@@ -146,7 +192,7 @@ pub fn encode_into<T: Serialize + ?Sized>(
     out.extend_from_slice(&kind.0.to_le_bytes());
     out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&payload);
+    out.extend_from_slice(payload);
     Ok(())
 }
 
@@ -179,13 +225,18 @@ pub fn split(bytes: &[u8], limit: usize) -> Result<(Frame<'_>, &[u8]), WireError
     Ok((Frame { kind, version, payload }, rest))
 }
 
-impl Frame<'_> {
-    /// The payload as a value, if the frame is of this kind and version and nothing is left over.
-    pub fn decode<T: DeserializeOwned>(&self, kind: Kind, version: u16) -> Result<T, WireError> {
+impl<'a> Frame<'a> {
+    /// The payload as it is, if the frame is of this kind and version.
+    pub fn raw(&self, kind: Kind, version: u16) -> Result<&'a [u8], WireError> {
         if (self.kind, self.version) != (kind, version) {
             return Err(WireError::Unknown { kind: self.kind, version: self.version });
         }
-        match postcard::take_from_bytes(self.payload) {
+        Ok(self.payload)
+    }
+
+    /// The payload as a value, if the frame is of this kind and version and nothing is left over.
+    pub fn decode<T: DeserializeOwned>(&self, kind: Kind, version: u16) -> Result<T, WireError> {
+        match postcard::take_from_bytes(self.raw(kind, version)?) {
             Ok((value, [])) => Ok(value),
             Ok(_) | Err(_) => Err(WireError::Shape { kind, version }),
         }

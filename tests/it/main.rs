@@ -10,9 +10,12 @@
 )]
 
 mod api;
+mod busybox;
 mod cli;
 mod client;
 mod disk;
+mod gossip;
+mod health;
 mod images;
 mod mishaps;
 mod net;

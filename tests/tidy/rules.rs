@@ -97,6 +97,21 @@ fn unfinished() {
 }
 
 #[test]
+fn facades() {
+    let text = "//! tokio and skep in words\nuse tokio::net;\n";
+    let want = ["src/daemon/a.rs:2: tokio outside host/gossip"];
+    check("facades", &[("src/daemon/a.rs", text), ("src/host/gossip/a.rs", text)], &want);
+    let text = "//! x\nuse skep::host;\nfn f() { unsafe { g() } }";
+    let want = [
+        "src/compat/tokio/lib.rs:2: a facade must not name skep",
+        "src/compat/tokio/lib.rs: does not forbid unsafe code",
+    ];
+    check("facades", &[("src/compat/tokio/lib.rs", text)], &want);
+    let text = "//! x\n#![forbid(unsafe_code)]\nuse tokio::sync;";
+    check("facades", &[("src/compat/tokio-stream/lib.rs", text)], &[]);
+}
+
+#[test]
 fn top_level() {
     let files = [("notes.txt", ""), (".ci/run", ""), ("docs/a.md", ""), ("tests/run.sh", "")];
     let want = ["docs: does not belong at the top", "notes.txt: does not belong at the top"];

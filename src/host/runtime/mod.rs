@@ -37,6 +37,7 @@ pub mod logs;
 mod mounts;
 mod overlay;
 mod prepare;
+mod probe;
 mod remove;
 mod rootdir;
 pub mod runc;
@@ -50,6 +51,7 @@ mod watch;
 
 pub use error::RuntimeError;
 pub use inputs::{ContainerInputs, ImageView};
+pub use probe::Look;
 
 use cgroup::Cgroups;
 use error::Doing;

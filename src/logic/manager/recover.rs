@@ -79,7 +79,6 @@ impl Manager {
             reads: Vec::new(),
             founder: None,
             founding: Founding::default(),
-            forced: false,
             blocked: None,
             refusal: String::new(),
             broken: false,
