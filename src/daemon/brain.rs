@@ -25,6 +25,7 @@ use crate::host::runtime::ExitEvent;
 use crate::logic::manager::io::{Command, Reply};
 use crate::logic::manager::{self, Manager};
 use crate::logic::worker::{self, Worker};
+use crate::model::cluster::Founding;
 
 /// Most events taken before the machines' outputs are performed.
 const BATCH_EVENTS_MAX: usize = 256;
@@ -87,8 +88,13 @@ impl Brain {
         }
     }
 
-    /// Whom to tell when the new cluster is durable.
-    pub(super) fn answer_init(&mut self, answer: SyncSender<Result<NodeId, Failure>>) {
+    /// What the new cluster begins with, and whom to tell when it is durable.
+    pub(super) fn answer_init(
+        &mut self,
+        founding: Founding,
+        answer: SyncSender<Result<NodeId, Failure>>,
+    ) {
+        self.node.manager.set_founding(founding);
         self.init = Some(answer);
     }
 

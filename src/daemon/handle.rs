@@ -19,6 +19,7 @@ pub use crate::host::images::{ImageStore, InUse};
 pub use crate::host::runtime::Runtime;
 use crate::logic::worker::io::{Exit, Outcome, Probed, RefusedPort};
 use super::records;
+use crate::model::cluster::Founding;
 use crate::model::node::NodeDescription;
 
 /// Longest time that a command may take before its caller is told that it did not finish.
@@ -110,6 +111,8 @@ pub struct InitRequest {
     pub advertise: String,
     /// Address to listen at; empty is `0.0.0.0:2377`.
     pub listen: String,
+    /// What the new cluster begins with.
+    pub founding: Founding,
 }
 
 /// Why a call did not give what was asked for. `Display` is for the user.

@@ -90,6 +90,9 @@ pub fn run(args: &[String], start_api: StartApi) -> ExitCode {
 }
 
 fn serve(options: &Options, start_api: StartApi) -> Result<(), Fatal> {
+    if let Err(err) = host::process::raise_files() {
+        log::warn!("the limit of open files stays as it is: {err}");
+    }
     signals::block().map_err(|err| Fatal::new("cannot block signals", err))?;
     let host = Arc::new(Host::open(options)?);
     let (sender, events) = async_channel::bounded(EVENTS_MAX);
@@ -148,7 +151,7 @@ async fn lives(
                 Some(Event::Init { request, answer }) => match host.make_identity(&request) {
                     Ok(made) => {
                         identity = Some(made);
-                        asked = Some(answer);
+                        asked = Some((request.founding, answer));
                     }
                     Err(failure) => brain::reply(&answer, Err(failure)),
                 },
@@ -157,8 +160,8 @@ async fn lives(
             continue;
         };
         let mut brain = host.start_node(&known, shared)?;
-        if let Some(answer) = asked.take() {
-            brain.answer_init(answer);
+        if let Some((founding, answer)) = asked.take() {
+            brain.answer_init(founding, answer);
         }
         brain::publish(shared, SwarmState::Active { node: known.node, cluster: known.cluster });
         start()?;

@@ -23,6 +23,8 @@ mod decode;
 mod error;
 mod gc;
 mod hello;
+#[cfg(test)]
+mod hostile_tests;
 mod layers;
 mod limits;
 mod load;

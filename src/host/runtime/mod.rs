@@ -146,6 +146,8 @@ pub struct Runtime {
     /// Own bounding set of capabilities.
     capabilities: u64,
     masked: Vec<String>,
+    /// The kernel has recursive read-only mounts.
+    can_rro: bool,
     watcher: Watcher,
     events: Receiver<ExitEvent>,
 }
@@ -228,6 +230,7 @@ impl Runtime {
             volumes,
             capabilities: caps::parse_status(&status),
             masked: prepare::masked_by_processor(),
+            can_rro: mounts::can_rro(),
             watcher,
             events,
         })

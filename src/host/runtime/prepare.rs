@@ -57,7 +57,7 @@ impl Runtime {
         let names = volume_names(inputs, task);
         let list = places.volumes();
         std::fs::write(&list, names.join("\n")).doing("write", &list)?;
-        let (mut mounts, fills) = mounts::user_mounts(inputs, task, &self.volumes)?;
+        let (mut mounts, fills) = mounts::user_mounts(inputs, task, &self.volumes, self.can_rro)?;
         hit(Point::ContainerVolumes);
         let root = places.root();
         mount_root(
@@ -393,7 +393,7 @@ mod tests {
         inputs.container.mounts = vec![mount("named", "/named"), mount("", "/data/")];
         inputs.image.volumes = vec!["/of/image//".to_owned()];
         let task = TaskId::new(7);
-        mounts::user_mounts(&inputs, task, &volumes).unwrap();
+        mounts::user_mounts(&inputs, task, &volumes, true).unwrap();
         let mut names = volume_names(&inputs, task);
         names.sort();
         let made: Vec<String> = volumes.list().unwrap().into_iter().map(|v| v.name).collect();

@@ -5,10 +5,10 @@ use super::io::{Input, Output};
 use crate::base::id::NetworkId;
 use crate::base::time::{Now, Time};
 use crate::logic::allocator;
-use crate::model::cluster::Cluster;
+use crate::model::cluster::{Cluster, Founding};
 use crate::model::entry::Change;
 use crate::model::network::{GWBRIDGE, Network, Subnet};
-use crate::model::node::{Availability, Node, NodeDescription, NodeSpec, Role};
+use crate::model::node::{Node, NodeDescription, NodeSpec, Role};
 use crate::model::object::{Meta, Object};
 use crate::model::service::Labels;
 
@@ -16,6 +16,11 @@ use crate::model::service::Labels;
 const TASK_HISTORY_LIMIT: i64 = 5;
 
 impl Manager {
+    /// What the user wants of the cluster that [`bootstrap`](Self::bootstrap) makes after this.
+    pub fn set_founding(&mut self, founding: Founding) {
+        self.founding = founding;
+    }
+
     /// Makes this manager the first one of a new cluster; without effect when there is one.
     pub fn bootstrap(&mut self, now: Now, description: NodeDescription, out: &mut Vec<Output>) {
         if self.is_bootstrapped() {
@@ -58,7 +63,7 @@ impl Manager {
             meta: Meta::default(),
             name: "default".to_owned(),
             labels: Labels::new(),
-            task_history_limit: TASK_HISTORY_LIMIT,
+            task_history_limit: self.founding.task_history_limit.unwrap_or(TASK_HISTORY_LIMIT),
             pools: vec![pool],
             subnet_prefix: 24,
             epoch: 1,
@@ -68,7 +73,7 @@ impl Manager {
         let spec = NodeSpec {
             labels: Labels::new(),
             role: Role::Manager,
-            availability: Availability::Active,
+            availability: self.founding.availability,
         };
         let advertise = &self.config.advertise;
         let address = advertise.rsplit_once(':').map_or(advertise.as_str(), |(host, _)| host);

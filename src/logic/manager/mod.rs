@@ -50,6 +50,7 @@ use crate::logic::raft::io as raft;
 use crate::logic::scheduler::rebalance::Moved;
 use crate::logic::scheduler::{MemoryUse, Nodes};
 use crate::logic::store::{Feed, Store};
+use crate::model::cluster::Founding;
 use crate::model::node::NodeDescription;
 
 /// Shortest wait before the manager tries its own writes again after the disk refused.
@@ -91,6 +92,8 @@ pub struct Manager {
     reads: Vec<(RequestId, u64)>,
     /// Who makes the cluster, once this manager leads.
     founder: Option<NodeDescription>,
+    /// What the cluster begins with, as long as it has not begun.
+    founding: Founding,
     /// Own work waits until this time, for this long: the disk refused.
     blocked: Option<(Time, Span)>,
     /// What the disk said last.
