@@ -50,13 +50,26 @@ clean() {
     done
   fi
   ! grep -q " $exec/" /proc/mounts || die "containers still have mounts below $exec: stop them first"
-  rm -rf "$data" "$exec" "$skep"
-  say "clean: no process, no container, no file of skep is left"
+  local left="no file of skep"
+  if grep -qsx binary "$mine"; then
+    rm -f "$skep"
+  elif [ -e "$skep" ]; then
+    left="of its files only $skep, which was there before,"
+  fi
+  rm -rf "$data" "$exec"
+  say "clean: no process, no container, $left is left"
 }
 
-# A node that somebody has made for another purpose is neither used nor removed.
+# What this script made: a line `binary` when it installed one, and which node.
 mine=$data/.demo
-if [ -e "$data/node/identity" ] && [ ! -e "$mine" ]; then
+node() {
+  printf 'node %s\n' "$(sha256sum <"$data/node/identity")"
+}
+# What somebody has made for another purpose is neither used nor removed.
+if [ -e "$data" ] && [ ! -e "$mine" ]; then
+  die "this machine has a folder $data that this script did not make: it stays untouched"
+fi
+if [ -e "$data/node/identity" ] && ! grep -qsxF "$(node)" "$mine"; then
   die "this machine has a node that this script did not make: it stays untouched"
 fi
 
@@ -70,6 +83,8 @@ need_rust
 say "building (some minutes the first time)"
 cargo build --release --quiet
 built=$(cargo build --release --quiet --message-format=json | sed -n 's/.*"executable":"\([^"]*\/skep\)".*/\1/p' | tail -n 1)
+mkdir -p -m 700 "$data"
+[ -e "$mine" ] || { [ -e "$skep" ] || echo binary; } >"$mine"
 install -m 755 "$built" "$skep"
 
 run() {
@@ -93,7 +108,7 @@ if "$skep" node ls >/dev/null 2>&1; then
   "$skep" service rm website >/dev/null 2>&1 || :
 else
   run "$skep" init
-  touch "$mine"
+  node >>"$mine"
 fi
 run "$skep" service create --name website --publish "$port:80" skep/hello
 run curl -s "http://127.0.0.1:$port/"

@@ -2,7 +2,7 @@
 //!
 //! Three lanes, so that eight pulls from a dead registry cannot keep a container from being stopped,
 //! nor can a card that stalls: making containers, signals, which touch no disk, and everything else.
-//! Within a lane, first come, first served. The worker has
+//! Beside them run the probes of health checks. Within a lane, first come, first served. The worker has
 //! at most one action of a task under way, so the queues are bounded by the number of its tasks.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,7 +16,7 @@ use super::handle::{Event, Failure};
 use super::steps::Steps;
 use crate::base::id::TaskId;
 use crate::logic::manager::io::Fence;
-use crate::logic::worker::io::{Action, Record};
+use crate::logic::worker::io::{Action, Probe, Record};
 use crate::model::node::NodeDescription;
 
 /// Containers made at once: a pull or an unpack keeps a whole small core busy.
@@ -27,6 +27,9 @@ const GIVE_UP_WAIT: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// Other actions at once.
 const QUICK_MAX: usize = 6;
+
+/// Probes of health checks at once; more wait for their turn. Each is a runc of some MiB while it lasts.
+const PROBES_MAX: usize = 6;
 
 /// Signals at once: a shim that does not answer holds one up for some seconds.
 const SIGNALS_MAX: usize = 8;
@@ -39,6 +42,9 @@ pub(super) struct Acts {
     making: Lane,
     quick: Lane,
     signals: Lane,
+    probing: usize,
+    /// One of a task at most.
+    probes: VecDeque<(TaskId, Probe)>,
     under_way: BTreeMap<TaskId, Kind>,
     leaving: Option<SyncSender<Result<(), Failure>>>,
     /// The daemon was told to stop while the node left.
@@ -66,6 +72,8 @@ impl Acts {
             making: Lane::default(),
             quick: Lane::default(),
             signals: Lane::default(),
+            probing: 0,
+            probes: VecDeque::new(),
             under_way: BTreeMap::new(),
             leaving: None,
             stop_after: false,
@@ -93,6 +101,8 @@ impl Acts {
         self.making.queue.clear();
         self.quick.queue.clear();
         self.signals.queue.clear();
+        // Those under way end with their containers.
+        self.probes.clear();
         let all = async {
             while !self.under_way.is_empty() {
                 match events.recv().await {
@@ -140,6 +150,34 @@ impl Acts {
         if lane.running < max {
             self.next(kind);
         }
+    }
+
+    /// Begins a probe, or queues it.
+    pub(super) fn probe(&mut self, task: TaskId, probe: Probe) {
+        self.probes.push_back((task, probe));
+        self.next_probe();
+    }
+
+    /// A probe ended: the next one begins.
+    pub(super) fn probed(&mut self) {
+        self.probing = self.probing.saturating_sub(1);
+        self.next_probe();
+    }
+
+    fn next_probe(&mut self) {
+        if self.probing >= PROBES_MAX {
+            return;
+        }
+        let Some((task, probe)) = self.probes.pop_front() else { return };
+        self.probing += 1;
+        let (steps, events) = (Arc::clone(&self.steps), self.events.clone());
+        smol::unblock(move || {
+            let probed = steps.probe(task, &probe);
+            if events.send_blocking(Event::Probed { task, probed }).is_err() {
+                log::debug!("task {task}: a probe ended after the daemon stopped");
+            }
+        })
+        .detach();
     }
 
     /// Keeps a fence, without a word on how that went.

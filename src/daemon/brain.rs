@@ -34,6 +34,7 @@ use crate::host::runtime::ExitEvent;
 use crate::logic::manager::{self, Manager};
 use crate::logic::raft::codec;
 use crate::logic::worker::{self, Worker};
+use crate::model::cluster::Founding;
 use crate::model::peer::ManagerAddress;
 
 /// Most events taken before the machines' outputs are performed.
@@ -145,8 +146,13 @@ impl Brain {
         }
     }
 
-    /// Whom to tell when the new cluster is durable.
-    pub(super) fn answer_init(&mut self, answer: SyncSender<Result<NodeId, Failure>>) {
+    /// What the new cluster begins with, and whom to tell when it is durable.
+    pub(super) fn answer_init(
+        &mut self,
+        founding: Founding,
+        answer: SyncSender<Result<NodeId, Failure>>,
+    ) {
+        self.node.manager.set_founding(founding);
         self.init = Some(answer);
     }
 
@@ -249,6 +255,10 @@ impl Brain {
             Event::Acted { task, outcome } => {
                 self.node.acts.ended(task);
                 self.to_worker.push_back(worker::io::Input::Acted { task, outcome });
+            }
+            Event::Probed { task, probed } => {
+                self.node.acts.probed();
+                self.to_worker.push_back(worker::io::Input::Probed { task, probed });
             }
             Event::Exited { task, exit } => {
                 self.to_worker.push_back(worker::io::Input::Exited { task, exit });
@@ -380,6 +390,7 @@ impl Brain {
             worker::io::Output::Act { task, action, record } => {
                 self.node.acts.begin(task, action, record);
             }
+            worker::io::Output::Probe { task, probe } => self.node.acts.probe(task, probe),
             worker::io::Output::KeepFence { fence } => self.node.acts.keep_fence(fence),
             worker::io::Output::Routes { generation, ports } => {
                 self.node.plane.set(generation, ports);
@@ -412,6 +423,7 @@ pub(super) async fn idle(events: &Receiver<Event>) -> Option<Event> {
                 | Event::SnapshotSaved { .. }
                 | Event::SnapshotRefused { .. }
                 | Event::Acted { .. }
+                | Event::Probed { .. }
                 | Event::Exited { .. }
                 | Event::RoutesApplied { .. }
                 | Event::Link(_),

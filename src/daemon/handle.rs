@@ -17,10 +17,11 @@ use crate::base::id::{ClusterId, NodeId, TaskId};
 use crate::host::disk::layout::DataRoot;
 pub use crate::host::images::{ImageStore, InUse};
 pub use crate::host::runtime::Runtime;
-use crate::logic::worker::io::{Exit, Outcome, RefusedPort};
+use crate::logic::worker::io::{Exit, Outcome, Probed, RefusedPort};
 use super::links::Heard;
 use super::records;
 use crate::host::entropy;
+use crate::model::cluster::Founding;
 use crate::model::cluster_trust::{ClusterTrust, RESOURCE_KIND, RESOURCE_NAME};
 use crate::model::node::{Availability, NodeDescription, Role};
 
@@ -67,6 +68,8 @@ pub(super) enum Event {
     SnapshotRefused { index: u64 },
     /// An action of a task ended.
     Acted { task: TaskId, outcome: Outcome },
+    /// A probe of a task's health check ended.
+    Probed { task: TaskId, probed: Probed },
     /// A container ended.
     Exited { task: TaskId, exit: Exit },
     /// The proxy took a table.
@@ -119,6 +122,8 @@ pub struct InitRequest {
     pub advertise: String,
     /// Address to listen at; empty is `0.0.0.0:2377`.
     pub listen: String,
+    /// What the new cluster begins with.
+    pub founding: Founding,
 }
 
 /// What `join` says.

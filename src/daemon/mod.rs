@@ -7,6 +7,7 @@
 mod acts;
 mod asking;
 mod brain;
+mod checks;
 pub mod facts;
 mod following;
 pub mod handle;
@@ -97,6 +98,9 @@ pub fn run(args: &[String], start_api: StartApi) -> ExitCode {
 }
 
 fn serve(options: &Options, start_api: StartApi) -> Result<(), Fatal> {
+    if let Err(err) = host::process::raise_files() {
+        log::warn!("the limit of open files stays as it is: {err}");
+    }
     signals::block().map_err(|err| Fatal::new("cannot block signals", err))?;
     let host = Arc::new(Host::open(options)?);
     let (sender, events) = async_channel::bounded(EVENTS_MAX);
@@ -163,7 +167,7 @@ async fn lives(
                 Some(Event::Init { request, answer }) => match host.make_identity(&request) {
                     Ok(made) => {
                         identity = Some(made);
-                        asked = Some(answer);
+                        asked = Some((request.founding, answer));
                     }
                     Err(failure) => brain::reply(&answer, Err(failure)),
                 },
@@ -183,7 +187,7 @@ async fn lives(
             // Who has just asked for a swarm is told; a daemon that was in one cannot go on.
             Err(fatal) if asked.is_some() || joined.is_some() => {
                 let failure = give_up(host, &fatal);
-                if let Some(answer) = asked.take() {
+                if let Some((_founding, answer)) = asked.take() {
                     brain::reply(&answer, Err(failure.clone()));
                 }
                 if let Some((answer, _role)) = joined.take() {
@@ -193,8 +197,8 @@ async fn lives(
             }
             Err(fatal) => return Err(fatal),
         };
-        if let Some(answer) = asked.take() {
-            brain.answer_init(answer);
+        if let Some((founding, answer)) = asked.take() {
+            brain.answer_init(founding, answer);
         }
         brain.tell_api();
         if let Some((answer, role)) = joined.take() {

@@ -461,12 +461,7 @@ fn empty(folder: &std::path::Path) -> Result<(), Fatal> {
     };
     for entry in entries {
         let path = entry.map_err(failed)?.path();
-        let removed = if path.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
-        removed.map_err(failed)?;
+        crate::host::tree::remove_tree(&path).map_err(failed)?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 
-use super::Fatal;
+use super::{Fatal, checks};
 use super::records::{self, TaskRecord};
 use crate::base::chain;
 use crate::base::id::TaskId;
@@ -23,6 +23,7 @@ use crate::host::runtime::{
     ContainerInputs, ExitRecord, FoundState, ImageView, Runtime, RuntimeError,
 };
 use crate::logic::manager::io::Fence;
+use crate::logic::worker::Check;
 use crate::logic::worker::io::{Action, Exit, Found, FoundContainer, Outcome, Prepare, Record};
 use crate::model::image_ref::Reference;
 use crate::model::node::NodeDescription;
@@ -33,7 +34,7 @@ use crate::model::task::{Address, Task};
 pub(super) struct Steps {
     data: DataRoot,
     images: Arc<ImageStore>,
-    runtime: Arc<Runtime>,
+    pub(super) runtime: Arc<Runtime>,
     net: Arc<Net>,
     description: NodeDescription,
     clock: Clock,
@@ -176,7 +177,7 @@ impl Steps {
             created.map_err(Failed::starting)
         })?;
         drop(lease);
-        Ok(Outcome::Prepared)
+        Ok(Outcome::Prepared { check: checks::check(&prepare.task, Some(&image)) })
     }
 
     /// What the container is made from.
@@ -295,8 +296,9 @@ impl Steps {
                 Ok(Some(record)) => {
                     fence = fence.max(record.fence);
                     let rebooted = record.boot != self.boot;
-                    let TaskRecord { task, networks, own, .. } = record;
-                    all.push(Found { task, networks, own, container, rebooted });
+                    let TaskRecord { task, networks, own, image, .. } = record;
+                    let check = self.found_check(&task, &image.to_string(), &container);
+                    all.push(Found { task, networks, own, container, rebooted, check });
                     continue;
                 }
                 Ok(None) => "it has no record".to_owned(),
@@ -308,12 +310,24 @@ impl Steps {
                     let running = matches!(container, FoundContainer::Running { .. });
                     self.remember_again(&task, running);
                     let (networks, own, rebooted) = (Vec::new(), None, !running);
-                    all.push(Found { task, networks, own, container, rebooted });
+                    let image = task.spec.container.image.clone();
+                    let check = self.found_check(&task, &image, &container);
+                    all.push(Found { task, networks, own, container, rebooted, check });
                 }
                 None => self.discard(id, &why),
             }
         }
         Ok((all, fence))
+    }
+
+    /// The health check of what was found, of which no earlier daemon's probe is left.
+    fn found_check(&self, task: &Task, image: &str, container: &FoundContainer) -> Option<Check> {
+        if matches!(container, FoundContainer::Running { .. })
+            && let Err(err) = self.runtime.end_looks(task.id)
+        {
+            log::warn!("cannot end a probe of task {}: {}", task.id, chain::text(&err));
+        }
+        checks::check(task, self.images.resolve(image).ok().as_ref())
     }
 
     /// Writes the record of a task anew. Where that fails the task goes on all the same, and the next

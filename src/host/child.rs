@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use super::process;
 
-/// The most that is kept of what a program prints; the rest is read and forgotten.
+/// The most that is kept of what a program prints, each way; the rest is read and forgotten.
 const OUTPUT_BYTES_MAX: usize = 4 << 20;
 
 /// How often it is looked whether the program has ended, on kernels that do not tell (before 5.3).
@@ -43,11 +43,24 @@ pub enum ChildError {
 /// # Errors
 /// When it cannot be run or takes longer.
 pub fn run(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output, ChildError> {
+    run_keeping(command, input, limit, OUTPUT_BYTES_MAX)
+}
+
+/// The same, keeping only the first `keep` bytes of each of its outputs.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_keeping(
+    command: &mut Command,
+    input: &[u8],
+    limit: Duration,
+    keep: usize,
+) -> Result<Output, ChildError> {
     let until = Instant::now() + limit;
     let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
     command.process_group(0).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
-    let talked = talk(&mut child, input, until);
+    let talked = talk(&mut child, input, until, keep);
     if !matches!(talked, Ok(Some(_))) {
         end(&mut child);
     }
@@ -55,7 +68,12 @@ pub fn run(command: &mut Command, input: &[u8], limit: Duration) -> Result<Outpu
 }
 
 /// None when the time is up.
-fn talk(child: &mut Child, mut input: &[u8], until: Instant) -> io::Result<Option<Output>> {
+fn talk(
+    child: &mut Child,
+    mut input: &[u8],
+    until: Instant,
+    keep: usize,
+) -> io::Result<Option<Output>> {
     let end = process::pidfd(child.id()).ok();
     let mut stdin = child.stdin.take();
     let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
@@ -73,8 +91,8 @@ fn talk(child: &mut Child, mut input: &[u8], until: Instant) -> io::Result<Optio
         // Looked at first: what it wrote before its end is in the pipes now. They may stay open
         // after that, in the hands of what it has started.
         let status = child.try_wait()?;
-        take(&mut stdout, &mut out)?;
-        take(&mut stderr, &mut err)?;
+        take(&mut stdout, &mut out, keep)?;
+        take(&mut stderr, &mut err, keep)?;
         if let Some(status) = status {
             return Ok(Some(Output { status, stdout: out, stderr: err }));
         }
@@ -115,13 +133,17 @@ fn give(pipe: &mut Option<ChildStdin>, input: &mut &[u8]) -> io::Result<()> {
 }
 
 /// Reads what is there, and closes the pipe at its end.
-fn take<R: Read + Into<OwnedFd>>(pipe: &mut Option<R>, into: &mut Vec<u8>) -> io::Result<()> {
+fn take<R: Read + Into<OwnedFd>>(
+    pipe: &mut Option<R>,
+    into: &mut Vec<u8>,
+    keep: usize,
+) -> io::Result<()> {
     let mut buf = [0; 4096];
     while let Some(open) = pipe {
         match open.read(&mut buf) {
             Ok(0) => *pipe = None,
             Ok(n) => {
-                let room = OUTPUT_BYTES_MAX.saturating_sub(into.len());
+                let room = keep.saturating_sub(into.len());
                 into.extend_from_slice(&buf[..n.min(room)]);
             }
             Err(err) if err.kind() == ErrorKind::WouldBlock => return Ok(()),

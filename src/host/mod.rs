@@ -21,3 +21,4 @@ pub mod runtime;
 pub mod seqpacket;
 pub mod start;
 pub mod systemd;
+pub mod tree;

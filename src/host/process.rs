@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// A descriptor of a process that becomes readable when the process ends (`pidfd_open(2)`).
 ///
@@ -19,4 +20,14 @@ pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     let fd = libc::c_int::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor and nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Raises this process's limit of open files as far as it goes: a daemon holds several for each
+/// container, client and log that is read. Shims set theirs back for the containers.
+///
+/// # Errors
+/// When the limits cannot be read or set.
+pub fn raise_files() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }

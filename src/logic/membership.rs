@@ -152,7 +152,8 @@ impl Membership {
     #[must_use]
     pub fn deadline(&self, now: Time) -> Option<Time> {
         let due = |watch: &Watch| {
-            if watch.told.is_none() { Some(now) } else { watch.evidence.due(now, watch.session) }
+            let told = watch.told == Some(watch.evidence.verdict(now, watch.session));
+            if told { watch.evidence.due(now, watch.session) } else { Some(now) }
         };
         self.nodes.values().filter_map(due).min()
     }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::network::Subnet;
+use super::node::Availability;
 use super::object::Meta;
 use super::service::Labels;
 use crate::base::id::ClusterId;
@@ -31,4 +32,13 @@ pub struct Cluster {
     /// Running tasks may be moved when nodes come or change, so that each has its share; swarm
     /// never does.
     pub rebalance: bool,
+}
+
+/// What the user may say of a new cluster and its first node. Not kept: it is in both from then on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Founding {
+    /// Whether tasks may run on the first node.
+    pub availability: Availability,
+    /// Finished tasks kept for each slot, negative keeps all; swarm's default when absent.
+    pub task_history_limit: Option<i64>,
 }

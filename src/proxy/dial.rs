@@ -220,6 +220,10 @@ impl Engine {
             self.cut(key);
             return;
         }
+        if flow.phase != Phase::Open {
+            // The client failed at once: the flow waits for its end in another queue by now.
+            return;
+        }
         let young = self.now + KEEPALIVE_AFTER_US;
         self.young.push(&mut self.flows, key, young);
     }
@@ -227,4 +231,70 @@ impl Engine {
 
 const fn is_shortage(errno: Errno) -> bool {
     matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use nix::poll::{PollFd, PollFlags, poll};
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    use super::*;
+    use crate::proxy::engine::Limits;
+    use crate::proxy::flow::Side;
+    use crate::proxy::pump::COPY_BYTES;
+
+    /// Both ends of a connection; the accepted one has room for `room` bytes, if that is told.
+    fn connection(room: Option<usize>) -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        if let Some(room) = room {
+            setsockopt(&listener, sockopt::RcvBuf, &room).unwrap();
+        }
+        let dialled = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (dialled, listener.accept().unwrap().0)
+    }
+
+    /// A client that resets after a full read's worth of bytes, before a task has taken the call,
+    /// and a task that is slow to read them: the flow is resetting before it was ever young.
+    #[test]
+    fn a_flow_that_fails_while_it_opens_is_in_one_queue() {
+        let mut engine = Engine::new(Limits { flows: 4, sessions: 4 }).unwrap();
+        let (mut sender, client) = connection(None);
+        sender.write_all(&[7; COPY_BYTES]).unwrap();
+        while socket::unacknowledged(sender.as_fd()) > 0 {
+            std::thread::yield_now();
+        }
+        socket::reset(sender.into());
+        let mut failed = [PollFd::new(client.as_fd(), PollFlags::empty())];
+        assert_eq!(poll(&mut failed, 60_000u16), Ok(1));
+        let (server, task) = connection(Some(2_048));
+        setsockopt(&server, sockopt::SndBuf, &(8 * COPY_BYTES)).unwrap();
+        for socket in [&client, &server] {
+            socket.set_nonblocking(true).unwrap();
+        }
+        let key = engine.flows.insert(Flow {
+            port: Key { index: 0, generation: 0 },
+            place: Place(0),
+            phase: Phase::Dialing,
+            client: client.into(),
+            server: Some(server.into()),
+            up: Half::default(),
+            down: Half::default(),
+            links: Links::new(),
+            tried: Vec::new(),
+            patient: false,
+            client_tells: false,
+            again: false,
+            looks: 0,
+        });
+        engine.open(key);
+        let phase = engine.flows.get(key).map(|flow| flow.phase);
+        assert_eq!(phase, Some(Phase::Resetting(Side::Client)));
+        assert_eq!(engine.young.first(&mut engine.flows), None);
+        engine.cut(key);
+        assert_eq!(engine.resetting.first(&mut engine.flows), None);
+        drop(task);
+    }
 }

@@ -157,6 +157,7 @@ impl Queue {
     pub(super) fn push<T: Linked>(&mut self, slab: &mut Slab<T>, key: Key, due: u64) {
         let last = self.last;
         let Some(value) = slab.get_mut(key) else { return };
+        debug_assert!(!value.links().queued, "an entry is in one queue at most");
         *value.links() = Links { before: last, after: NONE, own: key, due, queued: true };
         match slab.at(last) {
             Some(value) => value.links().after = key.index,
@@ -186,12 +187,17 @@ impl Queue {
     /// The first entry and when its turn is.
     pub(super) fn first<T: Linked>(&self, slab: &mut Slab<T>) -> Option<(Key, u64)> {
         let links = *slab.at(self.first)?.links();
-        Some((links.own, links.due))
+        links.queued.then_some((links.own, links.due))
     }
 
     /// Takes the first entry whose turn has come.
     pub(super) fn pop<T: Linked>(&mut self, slab: &mut Slab<T>, now: u64) -> Option<Key> {
-        let (key, due) = self.first(slab)?;
+        let Some((key, due)) = self.first(slab) else {
+            // Nothing, or what was never taken out of here: the list is lost rather than the
+            // loop that empties it.
+            *self = Self::new();
+            return None;
+        };
         if due > now {
             return None;
         }
@@ -235,6 +241,21 @@ mod tests {
         assert_eq!(slab.entries.capacity(), 0);
         slab.insert(7);
         assert!(keys.iter().all(|key| slab.get(*key).is_none()));
+    }
+
+    #[test]
+    fn a_queue_whose_first_entry_went_without_being_taken_out_ends() {
+        let mut slab = Slab::new();
+        let mut queue = Queue::new();
+        let gone = slab.insert(Item(0, Links::new()));
+        queue.push(&mut slab, gone, 10);
+        slab.remove(gone);
+        let next = slab.insert(Item(1, Links::new()));
+        assert_eq!(next.index, gone.index);
+        assert_eq!(queue.pop(&mut slab, 20), None);
+        queue.push(&mut slab, next, 30);
+        assert_eq!(queue.pop(&mut slab, 30), Some(next));
+        assert_eq!(queue.pop(&mut slab, 30), None);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use std::process::{Command, ExitCode};
 use std::str::FromStr;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -32,6 +33,9 @@ mod container;
 pub mod init;
 mod log;
 mod record;
+
+/// The soft limit of open files that containers get, as in `skep.service`.
+const FILES_SOFT: u64 = 1024;
 
 /// What a shim is started with: `skep shim KEY VALUE KEY VALUE…`. Its standard input is the lock,
 /// its standard output is told `ready` or what went wrong.
@@ -79,6 +83,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Sets the limit of open files back from what the daemon raised its own to: containers inherit
+/// this one, and programs are written for it. They may raise it as far as the daemon could.
+fn lower_files() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, FILES_SOFT.min(hard), hard)
+}
+
 /// Says `text` to whoever started the shim; that it is gone is no harm.
 fn tell(text: &str) {
     let mut out = std::io::stdout().lock();
@@ -97,6 +108,7 @@ fn set_up(
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<Option<container::Container>, SetupError> {
     let args = parse(args)?;
+    lower_files().map_err(system("set the limit of open files"))?;
     close_inherited().map_err(system("close inherited descriptors"))?;
     // SAFETY: there is one thread, so the child may go on as the parent would have.
     match unsafe { nix::unistd::fork() }.map_err(system("fork"))? {

@@ -10,11 +10,13 @@
 )]
 
 mod api;
+mod busybox;
 mod cli;
 mod client;
 mod cluster;
 mod disk;
 mod gossip;
+mod health;
 mod images;
 mod mishaps;
 mod net;

@@ -2,7 +2,8 @@
 
 use std::process::{Child, Stdio};
 
-use crate::node::{Node, busybox_archive, must};
+use crate::busybox::busybox_archive;
+use crate::node::{Node, must};
 
 /// Debian's registry inside a node's network, at 127.0.0.1:5000.
 struct Registry {

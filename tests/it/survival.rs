@@ -213,7 +213,7 @@ fn every_fail_point_is_survived() {
     node.ok(&["service", "create", "-q", "-d", "--name", "steady", "-p", "8080:80", "skep/hello"]);
     node.wait_running("steady", 1);
     let archive = node.dir.join("tried.tar");
-    crate::node::busybox_archive(&archive, "tried:1", &node.dir);
+    crate::busybox::busybox_archive(&archive, "tried:1", &node.dir);
     let steady = pids(&node, "steady");
     let before = belongings(&node);
     let mut unpassed = Vec::new();

@@ -189,9 +189,14 @@ impl Disk {
                 }
             }
             Write::Snapshot { snapshot, hard_state } => {
+                // As the log's thread does it, and the power may go between the two.
                 if entries > 0 {
-                    self.install(snapshot.clone());
+                    let held = hard_state.commit <= self.last();
+                    assert!(held, "invariant_commit_is_in_the_log: {hard_state:?}");
                     self.set_hard(*hard_state);
+                }
+                if entries > 1 {
+                    self.install(snapshot.clone());
                 }
             }
         }
@@ -247,7 +252,10 @@ impl Disk {
                     self.perform(&write, usize::MAX);
                 }
                 Job::Write(_, write) | Job::Urgent(_, write) if n == whole && !full => {
-                    let Write::Log { entries, .. } = &write else { return false };
+                    let Write::Log { entries, .. } = &write else {
+                        self.perform(&write, usize::from(rng.one_in(2)));
+                        return false;
+                    };
                     let some = rng.below(entries.len() as u64 + 1);
                     self.perform(&write, usize::try_from(some).unwrap());
                     let torn = rng.one_in(2) && may;

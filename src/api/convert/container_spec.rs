@@ -121,6 +121,12 @@ fn mount(mount: json::Mount) -> Result<Mount, ApiError> {
     let bind = mount.bind_options.unwrap_or_default();
     let volume = mount.volume_options.unwrap_or_default();
     let tmpfs = mount.tmpfs_options.unwrap_or_default();
+    if bind.read_only_non_recursive {
+        return Err(ApiError::unimplemented("bind-recursive=writable"));
+    }
+    if !tmpfs.options.is_empty() {
+        return Err(ApiError::unimplemented("options of tmpfs mounts"));
+    }
     let kind = match mount.r#type.as_str() {
         "bind" => MountKind::Bind {
             source: mount.source,
@@ -235,4 +241,30 @@ fn health(given: json::HealthConfig) -> Result<Health, ApiError> {
         start_period: time(given.start_period, "StartPeriod")?,
         start_interval: time(given.start_interval, "StartInterval")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_mounts_cannot_do_is_refused_in_words() {
+        let plain = json::Mount { r#type: "bind".to_owned(), ..json::Mount::default() };
+        assert!(mount(plain.clone()).is_ok());
+        let writable = json::BindOptions {
+            read_only_non_recursive: true,
+            ..json::BindOptions::default()
+        };
+        let options = json::TmpfsOptions {
+            options: vec![vec!["exec".to_owned()]],
+            ..json::TmpfsOptions::default()
+        };
+        for (asked, name) in [
+            (json::Mount { bind_options: Some(writable), ..plain.clone() }, "bind-recursive=writable"),
+            (json::Mount { tmpfs_options: Some(options), ..plain }, "options of tmpfs mounts"),
+        ] {
+            let refused = mount(asked).unwrap_err().to_string();
+            assert!(refused.contains(name), "{refused}");
+        }
+    }
 }

@@ -99,6 +99,9 @@ fn attachment(
     if network.ingress {
         return Err(invalid("Service cannot be explicitly attached to the ingress network \"ingress\""));
     }
+    if !wanted.driver_opts.is_empty() {
+        return Err(ApiError::unimplemented("driver options of networks"));
+    }
     Ok(NetworkAttachment { network: network.id, aliases: wanted.aliases })
 }
 

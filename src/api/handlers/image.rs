@@ -120,6 +120,9 @@ fn used_images(engine: &dyn Engine) -> impl Fn() -> InUse {
 
 /// `POST /images/create?fromImage=&tag=`: pulls, telling its progress.
 pub(super) fn pull(api: &Arc<Api>, call: &Call<'_>) -> Result<Reply, ApiError> {
+    if !call.query.text("platform").is_empty() {
+        return Err(ApiError::unimplemented("pulling for another platform"));
+    }
     let (name, tag) = (call.query.text("fromImage"), call.query.text("tag"));
     if !call.query.text("fromSrc").is_empty() || name.is_empty() {
         return Err(ApiError::unimplemented("importing a file system as an image"));

@@ -10,7 +10,7 @@ use crate::api::respond::Reply;
 use crate::daemon::handle::{self, Command, View};
 use crate::model::engine::Created;
 use crate::model::engine::service::{ServiceSpec, ServiceUpdateResponse};
-use crate::model::service::{Service, ServiceSpec as Spec};
+use crate::model::service::Service;
 
 const FILTERS: [&str; 5] = ["id", "label", "mode", "name", "runtime"];
 
@@ -62,10 +62,9 @@ pub(super) fn create(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, 
         asked.name = random_name::pick(bits, &taken);
     }
     let spec = convert::service_spec::parse(asked, &view.networks)?;
-    let warnings = warnings(spec.as_spec(), None);
     match engine.command(Command::CreateService { spec: Box::new(spec) })? {
         handle::Reply::Created { id } => {
-            Ok(Reply::json_with(201, &Created { id: id.to_string(), warnings }))
+            Ok(Reply::json_with(201, &Created { id: id.to_string(), warnings: Vec::new() }))
         }
         handle::Reply::Done | handle::Reply::View(_) => Err(unexpected()),
     }
@@ -96,12 +95,8 @@ pub(super) fn update(
     } else {
         Some(Box::new(convert::service_spec::parse(asked, &view.networks)?))
     };
-    let warnings = spec
-        .as_ref()
-        .map(|spec| warnings(spec.as_spec(), Some(&service.spec)))
-        .unwrap_or_default();
     match engine.command(Command::UpdateService { id: service.id, version, spec })? {
-        handle::Reply::Done => Ok(Reply::json(&ServiceUpdateResponse { warnings })),
+        handle::Reply::Done => Ok(Reply::json(&ServiceUpdateResponse { warnings: Vec::new() })),
         handle::Reply::Created { .. } | handle::Reply::View(_) => Err(unexpected()),
     }
 }
@@ -114,18 +109,6 @@ pub(super) fn remove(engine: &dyn Engine, typed: &str) -> Result<Reply, ApiError
         handle::Reply::Done => Ok(Reply::empty(200)),
         handle::Reply::Created { .. } | handle::Reply::View(_) => Err(unexpected()),
     }
-}
-
-/// What is kept and does not work yet, where the service did not ask for it before.
-fn warnings(spec: &Spec, before: Option<&Spec>) -> Vec<String> {
-    let health = spec.task.container.health.as_ref();
-    let runs = health.is_some_and(|check| check.test.first().is_none_or(|first| first != "NONE"));
-    let new = before.is_none_or(|before| before.task.container.health.as_ref() != health);
-    if runs && new {
-        let text = "health checks are kept but not run yet: a task counts as healthy once it runs";
-        return vec![text.to_owned()];
-    }
-    Vec::new()
 }
 
 fn unexpected() -> ApiError {

@@ -6,8 +6,9 @@ use crate::api::engine::Engine;
 use crate::api::errors::ApiError;
 use crate::api::respond::Reply;
 use crate::daemon::handle::{Failure, InitRequest, JoinRequest};
+use crate::model::cluster::Founding;
 use crate::model::engine::swarm as json;
-use crate::model::node::Role;
+use crate::model::node::{Availability, Role};
 
 /// `GET /swarm`.
 pub(super) fn inspect(engine: &dyn Engine) -> Result<Reply, ApiError> {
@@ -59,8 +60,31 @@ pub(super) fn init(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, Ap
     if asked.auto_lock_managers {
         return Err(ApiError::unimplemented("locking managers"));
     }
-    let request = InitRequest { advertise: asked.advertise_addr, listen: asked.listen_addr };
+    if !asked.default_addr_pool.is_empty() {
+        return Err(ApiError::unimplemented("default-addr-pool"));
+    }
+    // Docker's command line always says 24, which is what networks get.
+    if !matches!(asked.subnet_size, 0 | 24) {
+        return Err(ApiError::unimplemented("default-addr-pool-mask-length"));
+    }
+    let request = InitRequest {
+        advertise: asked.advertise_addr,
+        listen: asked.listen_addr,
+        founding: Founding {
+            availability: availability(&asked.availability)?,
+            task_history_limit: asked.spec.orchestration.task_history_retention_limit,
+        },
+    };
     Ok(Reply::json(&engine.init(request)?.to_string()))
+}
+
+fn availability(text: &str) -> Result<Availability, ApiError> {
+    Ok(match text {
+        "" | "active" => Availability::Active,
+        "pause" => Availability::Pause,
+        "drain" => Availability::Drain,
+        other => return Err(ApiError::new(400, format!("invalid availability {other:?}"))),
+    })
 }
 
 /// `POST /swarm/leave`.

@@ -8,7 +8,7 @@ use crate::base::units::{bytes_size, format_cpus};
 use crate::cli::age;
 use crate::cli::query::title;
 use crate::model::engine::Labels;
-use crate::model::engine::container_spec::ContainerSpec;
+use crate::model::engine::container_spec::{ContainerSpec, HealthConfig};
 use crate::model::engine::service::{Service, UpdateConfig};
 use crate::model::engine::task::{ResourceRequirements, TaskSpec};
 
@@ -69,16 +69,36 @@ fn write(out: &mut String, service: &Service, now: i64) -> fmt::Result {
         networks.iter().try_for_each(|network| write!(out, " {}", network.target))?;
         writeln!(out)?;
     }
-    writeln!(out, "Endpoint Mode:\t{}", service.endpoint.spec.mode)?;
+    write!(out, "Endpoint Mode:\t{}", service.endpoint.spec.mode)?;
     if !service.endpoint.ports.is_empty() {
-        write!(out, "Ports:")?;
+        write!(out, "\nPorts:")?;
     }
     for port in &service.endpoint.ports {
         write!(out, "\n PublishedPort = {}\n  Protocol = {}", port.published_port, port.protocol)?;
         write!(out, "\n  TargetPort = {}\n  PublishMode = {}", port.target_port, port.publish_mode)?;
     }
     // Docker's template leaves a blank behind the last port.
-    writeln!(out, "{}", if service.endpoint.ports.is_empty() { "" } else { " \n" })
+    write!(out, "{}", if service.endpoint.ports.is_empty() { "" } else { " " })?;
+    let container = spec.task_template.container_spec.as_ref();
+    if let Some(check) = container.and_then(|container| container.healthcheck.as_ref()) {
+        health(out, check)?;
+    }
+    writeln!(out, "\n")
+}
+
+fn health(out: &mut String, check: &HealthConfig) -> fmt::Result {
+    let time = format_duration;
+    write!(out, "\n Healthcheck:\n  Interval = {}", time(check.interval))?;
+    write!(out, "\n  Retries = {}", check.retries)?;
+    write!(out, "\n  StartPeriod =\t{}", time(check.start_period))?;
+    write!(out, "\n  Timeout =\t{}", time(check.timeout))?;
+    if check.test.is_empty() {
+        return Ok(());
+    }
+    write!(out, "\n  Tests:")?;
+    check.test.iter().try_for_each(|word| write!(out, "\n\t Test = {word}"))?;
+    // And one behind the last test.
+    write!(out, " ")
 }
 
 fn pairs(out: &mut String, heading: &str, pairs: &Labels) -> fmt::Result {
@@ -203,4 +223,28 @@ fn resources(out: &mut String, resources: &ResourceRequirements) -> fmt::Result 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_health_check_is_dockers_last_section() {
+        let mut service = Service::default();
+        let without = text(&service, 0);
+        assert!(without.ends_with("Endpoint Mode:\t\n\n"), "{without:?}");
+        let check = HealthConfig {
+            test: vec!["CMD-SHELL".to_owned(), "true".to_owned()],
+            interval: 5_000_000_000,
+            retries: 2,
+            ..HealthConfig::default()
+        };
+        let container = ContainerSpec { healthcheck: Some(check), ..ContainerSpec::default() };
+        service.spec.task_template.container_spec = Some(container);
+        let section = "Endpoint Mode:\t\n Healthcheck:\n  Interval = 5s\n  Retries = 2\n  \
+            StartPeriod =\t0s\n  Timeout =\t0s\n  Tests:\n\t Test = CMD-SHELL\n\t Test = true \n\n";
+        let with = text(&service, 0);
+        assert!(with.ends_with(section), "{with:?}");
+    }
 }

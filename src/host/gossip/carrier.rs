@@ -3,9 +3,11 @@
 //! Invariant: neither side ever returns an error. One from `recv_from` would end the loop of gossip
 //! for good; what cannot be taken or sent is counted and left.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use async_io::Async;
 use chitchat::{Chitchat, ChitchatId};
@@ -13,10 +15,16 @@ use tokio::net::{Boxed, Datagram};
 
 use super::MESSAGE_BYTES_MAX;
 use super::check::{Check, Checked};
+use super::compact::{self, Read, Tag};
 use super::counters::Counter;
 use super::link::{DATAGRAM_BYTES_MAX, Link};
 use super::shared::Shared;
 use super::wire;
+
+/// After an error from the socket, so that one that stays does not keep the processor busy.
+const AFTER_ERROR: Duration = Duration::from_millis(10);
+/// Addresses of which is known what they know.
+const KNOWN_MAX: usize = 512;
 
 /// One start of gossip, from below.
 pub(super) struct Carrier {
@@ -25,6 +33,8 @@ pub(super) struct Carrier {
     own: ChitchatId,
     /// What chitchat knows, as soon as it runs.
     state: OnceLock<Arc<tokio::sync::Mutex<Chitchat>>>,
+    /// The starts that were named by who is at an address, in its last digest.
+    known: Mutex<BTreeMap<SocketAddr, BTreeSet<Tag>>>,
     shared: Arc<Shared>,
 }
 
@@ -35,7 +45,7 @@ impl Carrier {
         own: ChitchatId,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { socket, link: Mutex::new(link), own, state: OnceLock::new(), shared }
+        Self { socket, link: Mutex::new(link), own, state: OnceLock::new(), known: Mutex::default(), shared }
     }
 
     /// Messages are checked against this from now on; before, none is taken.
@@ -75,28 +85,32 @@ impl Carrier {
         message
     }
 
+    fn learn(&self, from: SocketAddr, named: BTreeSet<Tag>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KNOWN_MAX && !known.contains_key(&from) {
+            // It is learned again with the next digests.
+            known.clear();
+        }
+        known.insert(from, named);
+    }
+
     /// What chitchat may see of a message.
-    async fn check(&self, message: &[u8]) -> Option<Vec<u8>> {
+    async fn check(&self, from: SocketAddr, message: &[u8]) -> Option<Vec<u8>> {
         let counters = &self.shared.counters;
-        let Some(message) = wire::read(message) else {
-            counters.add(Counter::Refused);
-            return None;
-        };
-        let checked = {
+        let Checked { message, beating, disowned, left_out } = {
             // Nobody holds this over a wait, so there is none here.
             let state = self.state.get()?.lock().await;
-            let nodes = self.shared.nodes();
-            let check = Check {
-                cluster: &self.shared.config.cluster,
-                own: &self.own,
-                nodes: &nodes,
-                states: state.node_states(),
+            let states = state.node_states();
+            let read = compact::read(message, &self.shared.config.cluster, states.keys());
+            let Some(Read { message, named }) = read else {
+                counters.add(Counter::Refused);
+                return None;
             };
-            check.message(message)
-        };
-        let Some(Checked { message, beating, disowned, left_out }) = checked else {
-            counters.add(Counter::Refused);
-            return None;
+            if let Some(named) = named {
+                self.learn(from, named);
+            }
+            let nodes = self.shared.nodes();
+            Check { own: &self.own, nodes: &nodes, states }.message(message)
         };
         counters.add_many(Counter::LeftOut, left_out);
         self.shared.beating(beating);
@@ -110,8 +124,14 @@ impl Carrier {
 impl Datagram for Carrier {
     fn send_to<'a>(&'a self, message: &'a [u8], to: SocketAddr) -> Boxed<'a, io::Result<usize>> {
         let now = self.shared.turn();
-        let datagrams = self.link().send(now, to, message);
-        self.put(datagrams);
+        let short = wire::read(message).and_then(|message| {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            compact::write(&message, known.get(&to).unwrap_or(&BTreeSet::new()))
+        });
+        if let Some(short) = short {
+            let datagrams = self.link().send(now, to, &short);
+            self.put(datagrams);
+        }
         Box::pin(async { Ok(message.len()) })
     }
 
@@ -123,10 +143,13 @@ impl Datagram for Carrier {
             // One byte more, so that a longer datagram shows.
             let mut datagram = [0; DATAGRAM_BYTES_MAX + 1];
             loop {
-                // An error is one of the kernel's late answers to what was sent (no such host).
-                let Ok((len, from)) = self.socket.recv_from(&mut datagram).await else { continue };
+                let Ok((len, from)) = self.socket.recv_from(&mut datagram).await else {
+                    // The kernel's late answer to what was sent (no such host), or no memory.
+                    tokio::time::sleep(AFTER_ERROR).await;
+                    continue;
+                };
                 let Some(message) = self.open(from, &mut datagram[..len]) else { continue };
-                let Some(message) = self.check(&message).await else { continue };
+                let Some(message) = self.check(from, &message).await else { continue };
                 if let Some(place) = buffer.get_mut(..message.len()) {
                     place.copy_from_slice(&message);
                     return Ok((message.len(), from));

@@ -5,7 +5,7 @@
 //!
 //! | chitchat 0.13 | here |
 //! |---|---|
-//! | `apply_delta` asserts that a version does not go back | a version behind values is refused (`wire`) |
+//! | `apply_delta` asserts that a version does not go back | a version behind values is refused (`Deltas`) |
 //! | a delta of one's own state makes the next `set` assert or overflow | sections of one's own node are left out |
 //! | a listener's range cuts a key behind its first byte | keys are ASCII |
 //! | a digest of more than a message asserts `mtu >= 100` | ids are limited to [`IDS_MAX`] |
@@ -46,8 +46,6 @@ const _: () = assert!(DIGEST_BYTES_MAX + DELTA_BLOCK_BYTES < MESSAGE_BYTES_MAX);
 /// What a message is checked against.
 #[derive(Debug)]
 pub(super) struct Check<'a> {
-    /// The name of the cluster.
-    pub(super) cluster: &'a str,
     /// This member.
     pub(super) own: &'a ChitchatId,
     /// Who may be spoken of.
@@ -71,8 +69,8 @@ pub(super) struct Checked {
 }
 
 impl Check<'_> {
-    /// Leaves out what goes beyond a limit. `None` if nothing of the message is to be seen.
-    pub(super) fn message(&self, message: Message) -> Option<Checked> {
+    /// Leaves out what goes beyond a limit.
+    pub(super) fn message(&self, message: Message) -> Checked {
         let mut digest = Digest {
             check: self,
             new: BTreeSet::new(),
@@ -82,9 +80,6 @@ impl Check<'_> {
         };
         let message = match message {
             Message::Syn { cluster, digest: entries } => {
-                if cluster != self.cluster {
-                    return None;
-                }
                 Message::Syn { cluster, digest: digest.keep(entries) }
             }
             Message::SynAck { digest: entries, delta } => {
@@ -92,11 +87,9 @@ impl Check<'_> {
                 Message::SynAck { digest: entries, delta: self.delta(delta, &mut digest.out) }
             }
             Message::Ack { delta } => Message::Ack { delta: self.delta(delta, &mut digest.out) },
-            // Only who is no member has a reason to say so, and there is nothing to be done.
-            Message::BadCluster => return None,
         };
         let Digest { beating, disowned, out, .. } = digest;
-        Some(Checked { message, beating, disowned, left_out: out })
+        Checked { message, beating, disowned, left_out: out }
     }
 
     /// Whether a start of a node may be spoken of at all.

@@ -3,7 +3,7 @@
 //! ```text
 //! chitchat (crate)      who is there, values: anti-entropy, phi-accrual failure detector
 //! compat/tokio          the items it calls, on smol
-//! carrier               wire, check: what of a message chitchat may see
+//! carrier               wire, compact: short messages; check: what of them chitchat may see
 //! link                  salts, windows, parts: which datagrams are a member's, and new
 //! seal                  ChaCha20-Poly1305 under the cluster's key
 //! UDP
@@ -30,6 +30,7 @@ use crate::host::clock::Clock;
 
 mod carrier;
 mod check;
+mod compact;
 mod counters;
 mod generation;
 pub mod link;

@@ -1,10 +1,9 @@
-//! chitchat's messages as data: taken apart with limits, and put together again in one form only.
+//! chitchat's messages as data: what this node's chitchat writes is taken apart here, and what it
+//! is to read is put together.
 //!
-//! What arrives is never handed on as it is. It is parsed here, checked by `check`, and what is left
-//! is written anew, uncompressed; so chitchat's own decoder sees nothing but our writing. The format
-//! is chitchat 0.13's (`message_serialize.rs`, `serialize.rs`, `digest.rs`, `delta.rs`), version 1.
-//!
-//! Invariant: no input panics, and none makes more than [`STREAM_BYTES_MAX`] of memory.
+//! Neither goes over the wire (`compact` does). So chitchat's decoder sees nothing but our own
+//! writing, of what `check` has left. The format is chitchat 0.13's (`message_serialize.rs`,
+//! `serialize.rs`, `digest.rs`, `delta.rs`), version 0: its version 1 only adds compression.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str;
@@ -14,12 +13,12 @@ use chitchat::ChitchatId;
 
 use super::MESSAGE_BYTES_MAX;
 
-/// Bytes of a digest or a delta when it is unpacked. A delta that is longer is read up to there.
+/// Bytes of a delta when it is unpacked. One that is longer is read up to there.
 const STREAM_BYTES_MAX: usize = 256 << 10;
 
 const MAGIC: u16 = 45_139;
-/// chitchat's `ProtocolVersion::V1`.
-const VERSION: u8 = 1;
+/// chitchat's `ProtocolVersion::V0`.
+const VERSION: u8 = 0;
 /// The largest block that chitchat's decoder has room for.
 const BLOCK_BYTES_MAX: usize = 65_535;
 
@@ -32,8 +31,6 @@ pub(super) enum Message {
     SynAck { digest: Vec<Known>, delta: Vec<Section> },
     /// What you lack.
     Ack { delta: Vec<Section> },
-    /// You are of another cluster.
-    BadCluster,
 }
 
 /// How much is known of one start of a node.
@@ -63,6 +60,9 @@ pub(super) enum News {
     Version(u64),
 }
 
+/// The highest of chitchat's `DeletionStatusMutation`.
+const STATUS_MAX: u8 = 2;
+
 /// A value, or that there is none any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Value {
@@ -73,7 +73,72 @@ pub(super) struct Value {
     pub(super) status: u8,
 }
 
-/// Takes a message apart. `None` if it is none, or one that chitchat never sends.
+impl News {
+    /// The values, and the version if there are none.
+    pub(super) fn parts(&self) -> (&[Value], Option<u64>) {
+        match self {
+            Self::Values(values) => (values, None),
+            Self::Version(version) => (&[], Some(*version)),
+        }
+    }
+}
+
+/// Sections while they are read. Refuses what chitchat would not survive: versions that do not grow,
+/// a version behind values, a node twice.
+#[derive(Default)]
+pub(super) struct Deltas {
+    sections: Vec<Section>,
+    /// Sections of nobody are read as well, and forgotten.
+    nobody: bool,
+}
+
+impl Deltas {
+    /// Begins a section. `None` from here and from what follows: the message is to be refused.
+    pub(super) fn section(
+        &mut self,
+        id: Option<ChitchatId>,
+        last_gc: u64,
+        from: u64,
+    ) -> Option<()> {
+        self.forget();
+        self.nobody = id.is_none();
+        let id = id.unwrap_or_else(|| ChitchatId::new("", 0, ([0, 0, 0, 0], 0).into()));
+        let again = self.sections.iter().any(|other| other.id == id);
+        self.sections.push(Section { id, last_gc, from, what: News::Values(Vec::new()) });
+        (!again).then_some(())
+    }
+
+    /// A value of the section that was begun.
+    pub(super) fn value(&mut self, value: Value) -> Option<()> {
+        let News::Values(values) = &mut self.sections.last_mut()?.what else { return None };
+        let grows = values.last().map_or(0, |last| last.version) < value.version;
+        let legal = grows && value.status <= STATUS_MAX;
+        values.push(value);
+        legal.then_some(())
+    }
+
+    /// The version of a section without values.
+    pub(super) fn version(&mut self, version: u64) -> Option<()> {
+        let last = self.sections.last_mut()?;
+        let alone = matches!(&last.what, News::Values(values) if values.is_empty());
+        last.what = News::Version(version);
+        (alone && version > 0).then_some(())
+    }
+
+    pub(super) fn done(mut self) -> Vec<Section> {
+        self.forget();
+        self.sections
+    }
+
+    fn forget(&mut self) {
+        if self.nobody {
+            self.sections.pop();
+        }
+    }
+}
+
+/// Takes a message of this node's chitchat apart. `None` if it is none, or a complaint
+/// (`BadCluster`), which nobody here has a use for.
 pub(super) fn read(message: &[u8]) -> Option<Message> {
     if message.len() > MESSAGE_BYTES_MAX {
         return None;
@@ -89,20 +154,14 @@ pub(super) fn read(message: &[u8]) -> Option<Message> {
         }
         1 => Message::SynAck { digest: digest(&mut rest)?, delta: delta(&mut rest)? },
         2 => Message::Ack { delta: delta(&mut rest)? },
-        3 => Message::BadCluster,
-        4.. => return None,
+        3.. => return None,
     };
     rest.0.is_empty().then_some(message)
 }
 
 fn digest(rest: &mut Reader<'_>) -> Option<Vec<Known>> {
-    let stream = unpack(rest)?;
-    if stream.cut {
-        return None;
-    }
     let mut entries = Vec::new();
-    let mut rest = Reader(&stream.bytes);
-    while !rest.0.is_empty() {
+    for _ in 0..rest.u16()? {
         let id = rest.id()?;
         let (heartbeat, last_gc, max_version) = (rest.u64()?, rest.u64()?, rest.u64()?);
         entries.push(Known { id, heartbeat, last_gc, max_version });
@@ -112,55 +171,46 @@ fn digest(rest: &mut Reader<'_>) -> Option<Vec<Known>> {
 
 fn delta(rest: &mut Reader<'_>) -> Option<Vec<Section>> {
     let stream = unpack(rest)?;
-    let mut sections = Vec::new();
+    let mut deltas = Deltas::default();
     let mut rest = Reader(&stream.bytes);
     while !rest.0.is_empty() {
-        match operation(&mut rest, &mut sections) {
-            Some(true) => {}
-            Some(false) => return None,
+        match operation(&mut rest) {
+            Some(operation) => operation.put(&mut deltas)?,
             // What is behind the limit comes with the next message, as each part is of use.
             None if stream.cut => break,
             None => return None,
         }
     }
-    Some(sections)
+    Some(deltas.done())
 }
 
-/// Reads one operation. `None` if it is not there whole, false if it cannot be where it is.
-fn operation(rest: &mut Reader<'_>, sections: &mut Vec<Section>) -> Option<bool> {
-    match rest.u8()? {
-        0 => {
-            let section = Section {
-                id: rest.id()?,
-                last_gc: rest.u64()?,
-                from: rest.u64()?,
-                what: News::Values(Vec::new()),
-            };
-            let again = sections.iter().any(|other| other.id == section.id);
-            sections.push(section);
-            Some(!again)
+/// One operation of a delta.
+enum Operation {
+    Section(ChitchatId, u64, u64),
+    Value(Value),
+    Version(u64),
+}
+
+impl Operation {
+    fn put(self, deltas: &mut Deltas) -> Option<()> {
+        match self {
+            Self::Section(id, last_gc, from) => deltas.section(Some(id), last_gc, from),
+            Self::Value(value) => deltas.value(value),
+            Self::Version(version) => deltas.version(version),
         }
+    }
+}
+
+fn operation(rest: &mut Reader<'_>) -> Option<Operation> {
+    Some(match rest.u8()? {
+        0 => Operation::Section(rest.id()?, rest.u64()?, rest.u64()?),
         1 => {
             let (key, value) = (rest.text()?.to_owned(), rest.text()?.to_owned());
-            let value = Value { key, value, version: rest.u64()?, status: rest.u8()? };
-            let Some(News::Values(values)) = sections.last_mut().map(|last| &mut last.what) else {
-                return Some(false);
-            };
-            let grows = values.last().map_or(0, |last| last.version) < value.version;
-            let known = value.status <= 2;
-            values.push(value);
-            Some(grows && known)
+            Operation::Value(Value { key, value, version: rest.u64()?, status: rest.u8()? })
         }
-        2 => {
-            let version = rest.u64()?;
-            let Some(last) = sections.last_mut() else { return Some(false) };
-            // Behind values it could say less than they do, which chitchat would not survive.
-            let alone = matches!(&last.what, News::Values(values) if values.is_empty());
-            last.what = News::Version(version);
-            Some(alone && version > 0)
-        }
-        3.. => Some(false),
-    }
+        2 => Operation::Version(rest.u64()?),
+        3.. => return None,
+    })
 }
 
 /// Blocks put together.
@@ -216,20 +266,19 @@ pub(super) fn write(message: &Message) -> Vec<u8> {
             out.push(2);
             write_delta(&mut out, delta);
         }
-        Message::BadCluster => out.push(3),
     }
     out
 }
 
 fn write_digest(out: &mut Vec<u8>, digest: &[Known]) {
-    let mut bytes = Vec::new();
-    for known in digest {
-        id(&mut bytes, &known.id);
+    // `check` leaves far fewer.
+    out.extend(u16::try_from(digest.len()).unwrap_or(u16::MAX).to_le_bytes());
+    for known in digest.iter().take(usize::from(u16::MAX)) {
+        id(out, &known.id);
         for number in [known.heartbeat, known.last_gc, known.max_version] {
-            bytes.extend(number.to_le_bytes());
+            out.extend(number.to_le_bytes());
         }
     }
-    blocks(out, &bytes);
 }
 
 fn write_delta(out: &mut Vec<u8>, delta: &[Section]) {
@@ -250,10 +299,7 @@ fn operations(section: &Section) -> impl Iterator<Item = Vec<u8>> {
     id(&mut first, &section.id);
     first.extend(section.last_gc.to_le_bytes());
     first.extend(section.from.to_le_bytes());
-    let (values, version) = match &section.what {
-        News::Values(values) => (values.as_slice(), None),
-        News::Version(version) => (&[][..], Some(*version)),
-    };
+    let (values, version) = section.what.parts();
     let values = values.iter().map(|value| {
         let mut bytes = vec![1];
         text(&mut bytes, &value.key);
@@ -289,7 +335,11 @@ fn text(out: &mut Vec<u8>, text: &str) {
 fn id(out: &mut Vec<u8>, id: &ChitchatId) {
     text(out, &id.node_id);
     out.extend(id.generation_id.to_le_bytes());
-    match id.gossip_advertise_addr.ip() {
+    address(out, id.gossip_advertise_addr);
+}
+
+pub(super) fn address(out: &mut Vec<u8>, address: SocketAddr) {
+    match address.ip() {
         IpAddr::V4(ip) => {
             out.push(4);
             out.extend(ip.octets());
@@ -299,7 +349,7 @@ fn id(out: &mut Vec<u8>, id: &ChitchatId) {
             out.extend(ip.octets());
         }
     }
-    out.extend(id.gossip_advertise_addr.port().to_le_bytes());
+    out.extend(address.port().to_le_bytes());
 }
 
 /// Bytes of an id with a name of so many bytes, at most.
@@ -310,10 +360,11 @@ pub(super) const fn id_bytes_max(name: usize) -> usize {
 /// Bytes of an entry of a digest, without its id.
 pub(super) const KNOWN_BYTES: usize = 24;
 
-struct Reader<'a>(&'a [u8]);
+/// What is left of some bytes.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(taken)
@@ -325,12 +376,16 @@ impl<'a> Reader<'a> {
         Some(*taken)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(super) fn u8(&mut self) -> Option<u8> {
         self.array().map(u8::from_le_bytes)
     }
 
     fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
     }
 
     fn u64(&mut self) -> Option<u64> {
@@ -345,15 +400,18 @@ impl<'a> Reader<'a> {
     fn id(&mut self) -> Option<ChitchatId> {
         let node: Arc<str> = Arc::from(self.text()?);
         let generation = self.u64()?;
+        Some(ChitchatId::new(node, generation, self.address()?))
+    }
+
+    pub(super) fn address(&mut self) -> Option<SocketAddr> {
         let ip = match self.u8()? {
             4 => IpAddr::from(self.array::<4>()?),
             6 => IpAddr::from(self.array::<16>()?),
             0..=3 | 5 | 7.. => return None,
         };
-        Some(ChitchatId::new(node, generation, SocketAddr::new(ip, self.u16()?)))
+        Some(SocketAddr::new(ip, self.u16()?))
     }
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! The named limits of everything that comes from outside, and the guard over the disk's space.
 
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
@@ -15,6 +16,8 @@ pub struct Limits {
     pub layer_bytes_max: u64,
     /// Entries of one layer.
     pub layer_entries_max: u64,
+    /// Bytes of memory for the paths of one layer's directories.
+    pub directories_bytes_max: u64,
     /// Layers of one image.
     pub layers_max: usize,
     /// Bytes of a manifest, an index or a configuration.
@@ -35,6 +38,7 @@ impl Default for Limits {
             blob_bytes_max: 16 * GIB,
             layer_bytes_max: 32 * GIB,
             layer_entries_max: 1_000_000,
+            directories_bytes_max: 32 * MIB,
             layers_max: 127,
             document_bytes_max: 4 * MIB,
             archive_bytes_max: 64 * GIB,
@@ -42,6 +46,34 @@ impl Default for Limits {
             archive_images_max: 1_000,
             disk_reserve_bytes: 64 * MIB,
         }
+    }
+}
+
+/// An unpacked layer's bytes; ends with [`ImageError::Limit`] inside the I/O error when more comes than is allowed.
+pub(super) struct Limited<R> {
+    inner: R,
+    left: u64,
+    max: u64,
+}
+
+impl<R> Limited<R> {
+    pub(super) fn new(inner: R, max: u64) -> Self {
+        Self { inner, left: max, max }
+    }
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        match self.left.checked_sub(count as u64) {
+            Some(left) => self.left = left,
+            None => {
+                let what = "the unpacked layer".to_owned();
+                let limit = ImageError::Limit { what, limit: self.max, unit: "bytes" };
+                return Err(io::Error::other(limit));
+            }
+        }
+        Ok(count)
     }
 }
 

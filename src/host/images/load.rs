@@ -17,6 +17,7 @@ use super::manifest::{self, Descriptor, Document, Manifest};
 use super::pull::{PullEvent, check_configuration};
 use super::store::{Claim, ImageStore, Inner, Pins};
 use super::tar_stream::{Kind, TarStream, read_failed};
+use super::unpack::PATH_BYTES_MAX;
 use crate::model::digest::Digest;
 use crate::model::image_ref::Reference;
 
@@ -41,6 +42,9 @@ impl std::fmt::Display for LoadedName {
 /// How many symbolic links one file of an archive may be behind; `docker save` makes one.
 const LINKS_MAX: usize = 8;
 
+/// Bytes of the names of all files of an archive and of what its links name.
+const NAMES_BYTES_MAX: usize = 16 << 20;
+
 const ANNOTATION_NAME: &str = "io.containerd.image.name";
 const ANNOTATION_REF: &str = "org.opencontainers.image.ref.name";
 
@@ -58,6 +62,12 @@ struct DockerManifest {
 struct Archive {
     files: BTreeMap<String, Staged>,
     links: BTreeMap<String, String>,
+}
+
+/// An image that an archive names; its documents have yet to be read.
+enum Wanted {
+    Docker(DockerManifest),
+    Oci(Descriptor),
 }
 
 /// An image of an archive before it is in the store.
@@ -98,7 +108,7 @@ impl Inner {
         progress: &mut dyn FnMut(PullEvent),
     ) -> Result<Vec<LoadedName>> {
         let archive = self.stage(source)?;
-        let found = if archive.has("manifest.json") {
+        let wanted = if archive.has("manifest.json") {
             self.docker_images(&archive)?
         } else if archive.has("index.json") {
             self.oci_images(&archive)?
@@ -106,21 +116,22 @@ impl Inner {
             let why = "it has neither manifest.json (docker save) nor index.json (OCI layout)";
             return Err(ImageError::archive(b"", why));
         };
-        if found.len() > self.limits().archive_images_max {
+        if wanted.len() > self.limits().archive_images_max {
             return Err(ImageError::Limit {
                 what: "the archive".to_owned(),
                 limit: self.limits().archive_images_max as u64,
                 unit: "images",
             });
         }
-        // All of them are made before the first gets its name.
+        // All of them are made before the first gets its name. The documents of one are in memory
+        // at a time, so they are read twice.
         let mut pins = self.pin([]);
-        for image in &found {
-            self.make_layers(&archive, image, &mut pins, progress)?;
+        for one in &wanted {
+            self.make_layers(&archive, &self.found(&archive, one)?, &mut pins, progress)?;
         }
         let mut loaded = Vec::new();
-        for image in found {
-            self.publish_found(image, &mut loaded, progress)?;
+        for one in &wanted {
+            self.publish_found(self.found(&archive, one)?, &mut loaded, progress)?;
         }
         drop(pins);
         Ok(loaded)
@@ -132,7 +143,7 @@ impl Inner {
         let plain = decode::plain(source).map_err(read_failed)?;
         let mut tar = TarStream::new(plain);
         let mut archive = Archive::default();
-        let (mut entries, mut bytes) = (0, 0);
+        let (mut entries, mut bytes, mut names) = (0, 0, 0);
         while let Some(entry) = tar.next_entry()? {
             entries += 1;
             if entries > limits.archive_entries_max {
@@ -140,6 +151,11 @@ impl Inner {
                 return Err(ImageError::Limit { what, limit, unit: "entries" });
             }
             let name = clean(&entry.path)?;
+            names += name.len() + entry.link.len();
+            if names > NAMES_BYTES_MAX {
+                let (what, limit) = ("the archive".to_owned(), NAMES_BYTES_MAX as u64);
+                return Err(ImageError::Limit { what, limit, unit: "bytes of names" });
+            }
             let is_known = archive.files.contains_key(&name) || archive.links.contains_key(&name);
             match entry.kind {
                 Kind::Directory => {}
@@ -170,14 +186,22 @@ impl Inner {
     }
 
     /// The images that `manifest.json` names.
-    fn docker_images(&self, archive: &Archive) -> Result<Vec<Found>> {
+    fn docker_images(&self, archive: &Archive) -> Result<Vec<Wanted>> {
         let bytes = self.document(archive, "manifest.json")?;
         let list: Vec<DockerManifest> =
             serde_json::from_slice(&bytes).map_err(|e| ImageError::manifest("manifest.json", e))?;
-        list.into_iter().map(|one| self.docker_image(archive, one)).collect()
+        Ok(list.into_iter().map(Wanted::Docker).collect())
     }
 
-    fn docker_image(&self, archive: &Archive, one: DockerManifest) -> Result<Found> {
+    /// Reads and checks the documents of one image.
+    fn found(&self, archive: &Archive, wanted: &Wanted) -> Result<Found> {
+        match wanted {
+            Wanted::Docker(manifest) => self.docker_image(archive, manifest),
+            Wanted::Oci(descriptor) => self.oci_image(archive, descriptor),
+        }
+    }
+
+    fn docker_image(&self, archive: &Archive, one: &DockerManifest) -> Result<Found> {
         let config_bytes = self.document(archive, &one.config)?;
         let descriptor = |name: &str| {
             let staged = archive.file(name)?;
@@ -200,20 +224,20 @@ impl Inner {
             let what = format!("configuration {}", one.config);
             return Err(ImageError::DigestMismatch { what, want, got: config.digest });
         }
-        let layers: Vec<_> = one.layers.iter().map(|name| descriptor(name)).collect::<Result<_>>()?;
-        if layers.len() > self.limits().layers_max {
+        if one.layers.len() > self.limits().layers_max {
             let limit = self.limits().layers_max as u64;
             let what = "manifest.json: the number of layers".to_owned();
             return Err(ImageError::Limit { what, limit, unit: "layers" });
         }
-        let names = one.repo_tags.unwrap_or_default();
+        let layers: Vec<_> = one.layers.iter().map(|name| descriptor(name)).collect::<Result<_>>()?;
+        let names = one.repo_tags.as_deref().unwrap_or_default();
         let names = names.iter().map(|name| Ok(Reference::parse(name)?.with_default_tag()));
         let manifest = Manifest { config, layers };
         Ok(Found {
             manifest_bytes: manifest.to_json(),
             manifest,
             config_bytes,
-            layer_files: one.layers,
+            layer_files: one.layers.clone(),
             names: names.collect::<Result<_>>()?,
         })
     }
@@ -230,34 +254,31 @@ impl Inner {
     }
 
     /// The images that `index.json` names, for this machine.
-    fn oci_images(&self, archive: &Archive) -> Result<Vec<Found>> {
+    fn oci_images(&self, archive: &Archive) -> Result<Vec<Wanted>> {
         let bytes = self.document(archive, "index.json")?;
         let Document::Index(index) = manifest::read_document(&bytes, "index.json", self.limits())?
         else {
             return Err(ImageError::manifest("index.json", "it is not an index"));
         };
-        let mut found = Vec::new();
         let is_named = |d: &Descriptor| name_of(d).is_some();
         // Without names, the index is one image for several platforms.
-        let chosen: Vec<&Descriptor> = if index.len() > 1 && !index.iter().any(is_named) {
-            vec![manifest::choose(&index, &self.platform)?]
-        } else {
-            index.iter().collect()
-        };
-        for descriptor in chosen {
-            let names = name_of(descriptor).into_iter().collect();
-            let (manifest, bytes) = self.oci_manifest(archive, descriptor)?;
-            let config_bytes = self.blob_document(archive, &manifest.config)?;
-            let layer_files = manifest.layers.iter().map(|layer| blob_name(&layer.digest));
-            found.push(Found {
-                layer_files: layer_files.collect(),
-                manifest,
-                manifest_bytes: bytes,
-                config_bytes,
-                names,
-            });
+        if index.len() > 1 && !index.iter().any(is_named) {
+            return Ok(vec![Wanted::Oci(manifest::choose(&index, &self.platform)?.clone())]);
         }
-        Ok(found)
+        Ok(index.into_iter().map(Wanted::Oci).collect())
+    }
+
+    fn oci_image(&self, archive: &Archive, descriptor: &Descriptor) -> Result<Found> {
+        let (manifest, manifest_bytes) = self.oci_manifest(archive, descriptor)?;
+        let config_bytes = self.blob_document(archive, &manifest.config)?;
+        let layer_files = manifest.layers.iter().map(|layer| blob_name(&layer.digest));
+        Ok(Found {
+            layer_files: layer_files.collect(),
+            manifest,
+            manifest_bytes,
+            config_bytes,
+            names: name_of(descriptor).into_iter().collect(),
+        })
     }
 
     /// Follows a descriptor through at most one more index.
@@ -388,8 +409,12 @@ impl Archive {
     }
 }
 
-/// A name in the archive without `.` and empty parts; `..` and odd bytes are refused.
+/// A name in the archive without `.` and empty parts; `..`, odd bytes and what could be no file's
+/// name are refused.
 fn clean(path: &[u8]) -> Result<String> {
+    if path.len() > PATH_BYTES_MAX {
+        return Err(ImageError::archive(&path[..64], "its name is too long"));
+    }
     let text = std::str::from_utf8(path)
         .map_err(|_odd| ImageError::archive(path, "its name is not UTF-8"))?;
     let parts: Vec<_> = text.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
@@ -402,7 +427,7 @@ fn clean(path: &[u8]) -> Result<String> {
 /// Where a symbolic link at `name` leads within the archive.
 fn relative(name: &str, target: &[u8]) -> Option<String> {
     let target = std::str::from_utf8(target).ok()?;
-    if target.starts_with('/') {
+    if target.starts_with('/') || target.len() > PATH_BYTES_MAX {
         return None;
     }
     let mut parts: Vec<&str> = name.split('/').collect();
@@ -439,6 +464,9 @@ mod tests {
         assert_eq!(clean(b"/a").unwrap(), "a");
         assert!(clean(b"a/../../b").is_err());
         assert!(clean(b"\xff").is_err());
+        assert_eq!(clean(&[b'a'; PATH_BYTES_MAX]).unwrap().len(), PATH_BYTES_MAX);
+        assert!(clean(&[b'a'; PATH_BYTES_MAX + 1]).is_err());
+        assert_eq!(relative("x", &[b'a'; PATH_BYTES_MAX + 1]), None);
         assert_eq!(relative("x/layer.tar", b"../y/layer.tar").as_deref(), Some("y/layer.tar"));
         assert_eq!(relative("x/layer.tar", b"../../etc/passwd"), None);
         assert_eq!(relative("x", b"/etc/passwd"), None);

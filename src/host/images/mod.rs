@@ -23,6 +23,8 @@ mod decode;
 mod error;
 mod gc;
 mod hello;
+#[cfg(test)]
+mod hostile_tests;
 mod layers;
 mod limits;
 mod load;
@@ -34,7 +36,6 @@ mod recover;
 mod registry;
 mod store;
 mod tar_stream;
-mod tree;
 mod unpack;
 mod xattr;
 

@@ -17,8 +17,8 @@ use super::limits::Limits;
 use super::platform::Platform;
 use super::record::{self, ImageRecord, LayerRecord, StoredImage, StoredNames};
 use super::registry::RegistryConfig;
-use super::tree::remove_tree;
 use crate::host::failpoint::{self, Point};
+use crate::host::tree::remove_tree;
 use crate::model::digest::Digest;
 use crate::model::image_ref::Reference;
 

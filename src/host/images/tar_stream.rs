@@ -7,7 +7,8 @@ use std::io::{self, Read};
 
 use super::error::{ImageError, Result};
 
-/// Bytes of one extended header (a PAX block or a GNU long name).
+/// Bytes of all extended headers (PAX blocks, GNU long names) before one entry, their own header
+/// blocks included: what they say is kept until the entry comes.
 const EXTENDED_BYTES_MAX: u64 = 1 << 20;
 
 const BLOCK: usize = 512;
@@ -66,6 +67,7 @@ impl<R: Read> TarStream<R> {
     /// The next entry, or none at the end of the archive. Skips what is left of the last one.
     pub(super) fn next_entry(&mut self) -> Result<Option<Entry>> {
         let mut extended = Extended::default();
+        let mut room = EXTENDED_BYTES_MAX;
         loop {
             self.skip()?;
             let Some(block) = self.header_block()? else { return Ok(None) };
@@ -73,13 +75,13 @@ impl<R: Read> TarStream<R> {
             let bad = |why: &str| ImageError::archive(&name, why);
             let size = number(&block[124..136]).ok_or_else(|| bad("its size is not a number"))?;
             match block[156] {
-                b'L' => extended.path = Some(until_nul(&self.extended_data(size, &name)?)),
-                b'K' => extended.link = Some(until_nul(&self.extended_data(size, &name)?)),
+                b'L' => extended.path = Some(until_nul(&self.extended_data(size, &name, &mut room)?)),
+                b'K' => extended.link = Some(until_nul(&self.extended_data(size, &name, &mut room)?)),
                 b'x' => {
-                    let data = self.extended_data(size, &name)?;
+                    let data = self.extended_data(size, &name, &mut room)?;
                     read_pax(&data, &mut extended).map_err(|why| bad(&why))?;
                 }
-                b'g' => drop(self.extended_data(size, &name)?),
+                b'g' => drop(self.extended_data(size, &name, &mut room)?),
                 b'S' => return Err(bad("sparse files are not supported")),
                 flag => {
                     let entry = entry_of(flag, &block, name.clone(), size, extended)
@@ -140,14 +142,16 @@ impl<R: Read> TarStream<R> {
         Ok(Some(block))
     }
 
-    fn extended_data(&mut self, size: u64, name: &[u8]) -> Result<Vec<u8>> {
-        if size > EXTENDED_BYTES_MAX {
+    /// The data of an extended header, taken off the `room` that its entry has for all of them.
+    fn extended_data(&mut self, size: u64, name: &[u8], room: &mut u64) -> Result<Vec<u8>> {
+        let Some(left) = room.checked_sub(size.saturating_add(BLOCK as u64)) else {
             return Err(ImageError::Limit {
                 what: "an extended tar header".to_owned(),
                 limit: EXTENDED_BYTES_MAX,
                 unit: "bytes",
             });
-        }
+        };
+        *room = left;
         self.set_data(size, name)?;
         let mut data = Vec::new();
         self.read_to_end(&mut data).map_err(read_failed)?;
@@ -380,6 +384,36 @@ mod tests {
         assert_eq!(pax_time("-1.25"), Some((-2, 750_000_000)));
         assert_eq!(pax_time("1.0000000019"), Some((1, 1)));
         assert_eq!(pax_time("x"), None);
+    }
+
+    /// Headers without end before one entry, each with attributes that are kept until it comes.
+    #[test]
+    fn extended_headers_of_one_entry_share_a_limit() {
+        let value = vec![b'v'; 60_000];
+        let record = [b"60024 SCHILY.xattr.user.a=".as_slice(), &value, b"\n"].concat();
+        let length = record.len();
+        let record = [format!("{length}").as_bytes(), &record[5..]].concat();
+        let extended = |count: usize, flag: u8| {
+            let mut bytes = Vec::new();
+            for _ in 0..count {
+                let mut head = block(b"x", flag, record.len() as u64);
+                sign(&mut head);
+                bytes.extend_from_slice(&head);
+                bytes.extend_from_slice(&record);
+                bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+            }
+            let mut head = block(b"file", b'0', 0);
+            sign(&mut head);
+            bytes.extend_from_slice(&head);
+            bytes
+        };
+        let twice = [extended(16, b'x'), extended(16, b'x')].concat();
+        let entries = read_all(&twice).unwrap();
+        assert_eq!(entries.iter().map(|entry| entry.xattrs.len()).collect::<Vec<_>>(), [16, 16]);
+        for flag in [b'x', b'g'] {
+            let refused = read_all(&extended(20, flag)).unwrap_err().to_string();
+            assert_eq!(refused, "an extended tar header exceeds the limit of 1048576 bytes");
+        }
     }
 
     proptest! {

@@ -5,6 +5,7 @@
 //! `trusted.overlay.opaque`). Not here: syncing and publishing the directory (`layers` does that).
 //! The caller's thread does all the work; memory is one buffer and the list of directory times.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -23,14 +24,17 @@ use nix::unistd::{
 
 use super::decode::{self, Hashing};
 use super::error::{ImageError, Result};
-use super::limits::{Limits, SpaceGuard};
+use super::limits::{Limited, Limits, SpaceGuard};
 use super::tar_stream::{Entry, Kind, TarStream, read_failed};
-use super::tree::remove_tree;
 use super::xattr;
+use crate::host::tree::remove_tree;
 use crate::model::digest::Digest;
 
 /// Bytes of one entry's name.
-const PATH_BYTES_MAX: usize = 4095;
+pub(super) const PATH_BYTES_MAX: usize = 4095;
+
+/// What a directory whose time is remembered until the end counts besides its path.
+const TIME_BYTES: u64 = 96;
 
 /// How often openat2 is tried again when a rename elsewhere on the machine disturbed it.
 const RESOLVE_RETRIES_MAX: u32 = 128;
@@ -52,9 +56,9 @@ pub(super) struct Unpacked {
 /// Unpacks the layer that `source` holds (gzip, zstd or plain) into the empty directory `root`.
 pub(super) fn unpack(source: impl Read, root: &Path, limits: &Limits) -> Result<Unpacked> {
     let plain = decode::plain(source).map_err(read_failed)?;
-    let limited = Limited { inner: plain, left: limits.layer_bytes_max, max: limits.layer_bytes_max };
+    let limited = Limited::new(plain, limits.layer_bytes_max);
     let mut tar = TarStream::new(Hashing::new(limited));
-    let mut layer = Layer::new(root, SpaceGuard::new(root, limits.disk_reserve_bytes)?)?;
+    let mut layer = Layer::new(root, limits)?;
     let mut entries = 0u64;
     while let Some(entry) = tar.next_entry()? {
         entries += 1;
@@ -73,28 +77,6 @@ pub(super) fn unpack(source: impl Read, root: &Path, limits: &Limits) -> Result<
     Ok(Unpacked { diff_id, bytes })
 }
 
-/// Ends with [`ImageError::Limit`] inside the I/O error when more comes than is allowed.
-struct Limited<R> {
-    inner: R,
-    left: u64,
-    max: u64,
-}
-
-impl<R: Read> Read for Limited<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        match self.left.checked_sub(count as u64) {
-            Some(left) => self.left = left,
-            None => {
-                let what = "the unpacked layer".to_owned();
-                let limit = ImageError::Limit { what, limit: self.max, unit: "bytes" };
-                return Err(std::io::Error::other(limit));
-            }
-        }
-        Ok(count)
-    }
-}
-
 /// The directory being filled.
 struct Layer {
     path: PathBuf,
@@ -102,14 +84,18 @@ struct Layer {
     /// The last parent directory; dropped as soon as anything is removed.
     last_parent: Option<(Vec<u8>, Rc<OwnedFd>)>,
     /// Times are set at the end: what is put into a directory changes them.
-    directory_times: Vec<(Vec<u8>, TimeSpec)>,
+    directory_times: BTreeMap<Vec<u8>, TimeSpec>,
+    /// Bytes that they may still take; a layer with more is refused.
+    times_room: u64,
+    times_bytes_max: u64,
     space: SpaceGuard,
     buffer: Vec<u8>,
     bytes: u64,
 }
 
 impl Layer {
-    fn new(path: &Path, space: SpaceGuard) -> Result<Self> {
+    fn new(path: &Path, limits: &Limits) -> Result<Self> {
+        let space = SpaceGuard::new(path, limits.disk_reserve_bytes)?;
         let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let root = open(path, flags, Mode::empty())
             .map_err(|e| ImageError::io("open the layer directory", path, e))?;
@@ -117,7 +103,9 @@ impl Layer {
             path: path.to_owned(),
             root: Rc::new(root),
             last_parent: None,
-            directory_times: Vec::new(),
+            directory_times: BTreeMap::new(),
+            times_room: limits.directories_bytes_max,
+            times_bytes_max: limits.directories_bytes_max,
             space,
             buffer: vec![0; COPY_BYTES],
             bytes: 0,
@@ -229,6 +217,8 @@ impl Layer {
         };
         if !is_kind(&stat, SFlag::S_IFDIR) {
             let was_whiteout = is_whiteout(&stat);
+            // It may be the link that the last parent was reached through.
+            self.last_parent = None;
             unlinkat(parent, name, UnlinkatFlags::NoRemoveDir).map_err(|e| self.io(entry, e))?;
             return Ok(if was_whiteout { Replaced::Whiteout } else { Replaced::Nothing });
         }
@@ -295,7 +285,15 @@ impl Layer {
 
     fn finish_directory(&mut self, fd: &OwnedFd, entry: &Entry, path: Vec<u8>) -> Result<()> {
         self.finish_open(fd, entry)?;
-        self.directory_times.push((path, time_of(entry)));
+        let bytes = path.len() as u64 + TIME_BYTES;
+        if self.directory_times.insert(path, time_of(entry)).is_none() {
+            let left = self.times_room.checked_sub(bytes);
+            self.times_room = left.ok_or_else(|| ImageError::Limit {
+                what: "the list of the layer's directories".to_owned(),
+                limit: self.times_bytes_max,
+                unit: "bytes",
+            })?;
+        }
         Ok(())
     }
 

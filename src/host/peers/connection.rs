@@ -155,8 +155,16 @@ impl Connection {
         limit: Duration,
     ) -> Result<Message, ConnectionError> {
         let asked = async {
-            self.sender.send(question).await?;
-            self.receiver.receive_within(limit).await
+            let sent = self.sender.send(question).await;
+            let heard = self.receiver.receive_within(limit).await;
+            match (sent, heard) {
+                (Ok(()), heard) => heard,
+                // The other end may have said why before it closed.
+                (Err(_), Err(why @ (ConnectionError::Refused(_) | ConnectionError::Io(_)))) => {
+                    Err(why)
+                }
+                (Err(broken), _) => Err(broken),
+            }
         };
         within(limit, asked).await.unwrap_or(Err(ConnectionError::Silent(limit)))
     }

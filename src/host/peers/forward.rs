@@ -68,7 +68,7 @@ impl Forwarder {
         let work = async {
             // One that was kept may be closed at the other end by now.
             if let Some(kept) = self.take(leader) {
-                match self.ask(leader, kept, &command, deadline).await {
+                match self.ask(leader, kept, &command).await {
                     Ok(answer) => return Ok(answer),
                     Err(ConnectionError::Refused(refusal)) => {
                         return Err(DialError::Refused { address, refusal }.into());
@@ -78,7 +78,7 @@ impl Forwarder {
             }
             let dial = self.endpoint.dial(address, Expected::Node(leader), Call::Forward);
             let dialled = Box::pin(dial).await?;
-            let asked = self.ask(leader, dialled.connection, &command, deadline).await;
+            let asked = self.ask(leader, dialled.connection, &command).await;
             asked.map_err(|err| broken(address, err).into())
         };
         within(deadline, work).await.unwrap_or(Err(ForwardError::Late))
@@ -89,9 +89,9 @@ impl Forwarder {
         leader: NodeId,
         mut connection: Connection,
         command: &Message,
-        deadline: Duration,
     ) -> Result<Vec<u8>, ConnectionError> {
-        match connection.ask(command, deadline).await? {
+        // The deadline is the whole call's: a late answer is no reason to dial anew.
+        match connection.ask(command, Duration::MAX).await? {
             Message::Forwarded(answer) => {
                 self.keep(leader, connection);
                 Ok(answer)

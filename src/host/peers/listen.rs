@@ -159,8 +159,12 @@ impl Incoming {
             }
         };
         let seat = match caller {
-            Some(caller) => seat.known(caller.identity.node).ok_or(GreetError::Full)?,
-            None => seat,
+            Some(caller) => seat.known(caller.identity.node),
+            None => Some(seat),
+        };
+        let Some(seat) = seat else {
+            tell(connection, Refusal::Busy("this node has too many connections to it".into())).await;
+            return Err(GreetError::Full);
         };
         Ok(Accepted { call, caller, address, connection, welcome, seat })
     }

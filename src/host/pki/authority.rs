@@ -81,6 +81,15 @@ impl Authority {
         name.push(DnType::OrganizationName, self.root.cluster().to_string());
         name.push(DnType::OrganizationalUnitName, unit(role));
         name.push(DnType::CommonName, node.to_string());
+        self.issue_to(name, request, validity)
+    }
+
+    fn issue_to(
+        &self,
+        name: DistinguishedName,
+        request: &Request,
+        validity: Validity,
+    ) -> Result<Vec<u8>, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = name;
         set_life(&mut params, validity);
@@ -222,6 +231,31 @@ mod tests {
         ] {
             assert!(trust.set_roots(refused).is_err());
         }
+    }
+
+    #[test]
+    fn a_name_that_no_node_has_is_refused() {
+        let authority = authority();
+        let request = NodeKey::generate().unwrap().request().unwrap();
+        let request = Request::parse(&request).unwrap();
+        let (node, ours, theirs) =
+            (NODE.to_string(), CLUSTER.to_string(), ClusterId::new(8).to_string());
+        let named = |cluster: &str, unit: &str, node: &str| {
+            let mut name = DistinguishedName::new();
+            name.push(DnType::OrganizationName, cluster);
+            name.push(DnType::OrganizationalUnitName, unit);
+            name.push(DnType::CommonName, node);
+            let validity = Validity::from_base(START, CERTIFICATE_LIFE);
+            let issued = authority.issue_to(name, &request, validity).unwrap();
+            authority.root().verify(&issued).map(|_verified| ())
+        };
+        let malformed = Err(PkiError::Malformed { what: "certificate" });
+        assert_eq!(named(&ours, "swarm-worker", &node), Ok(()));
+        assert_eq!(named(&theirs, "swarm-worker", &node), Err(PkiError::Untrusted));
+        assert_eq!(named(&ours, "swarm-ca", &node), malformed);
+        assert_eq!(named(&ours, "", &node), malformed);
+        assert_eq!(named(&ours, "swarm-worker", "swarm-ca"), malformed);
+        assert_eq!(named("", "swarm-worker", &node), malformed);
     }
 
     #[test]

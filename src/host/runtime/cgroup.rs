@@ -118,6 +118,33 @@ impl Cgroups {
         self.hierarchies.iter().try_for_each(|(root, _)| kill_all(&self.folder(root, id)))
     }
 
+    /// Makes a cgroup without limits of its own below a container's, in every hierarchy that has that.
+    ///
+    /// # Errors
+    /// When a folder cannot be made.
+    pub fn make_below(&self, id: &str, name: &str) -> Result<(), RuntimeError> {
+        for (root, _) in &self.hierarchies {
+            let above = self.folder(root, id);
+            if !above.exists() {
+                continue;
+            }
+            let folder = above.join(name);
+            match fs::create_dir(&folder) {
+                Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.doing("make the cgroup", &folder)?,
+            }
+            // Version 1 lets nothing into one without these, and does not take those above by itself.
+            for file in ["cpuset.mems", "cpuset.cpus"] {
+                let (from, to) = (above.join(file), folder.join(file));
+                if self.version != CgroupVersion::V2 && to.exists() {
+                    let text = fs::read(&from).doing("read", &from)?;
+                    fs::write(&to, text).doing("write", &to)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Kills what is left in a container's cgroup and removes it from every hierarchy.
     ///
     /// # Errors

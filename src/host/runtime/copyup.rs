@@ -19,8 +19,9 @@ use nix::libc;
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mknod, utimensat};
 use nix::sys::time::TimeSpec;
 
-use super::error::{Doing, RuntimeError, unless_absent};
+use super::error::{Doing, RuntimeError};
 use super::rootdir::RootDir;
+use crate::host::tree::remove_tree;
 
 /// The longest list of names and the longest value of extended attributes; the kernel's limits.
 const XATTR_BYTES_MAX: usize = 64 * 1024;
@@ -170,9 +171,7 @@ pub(super) fn clear(folder: &Path) -> Result<(), RuntimeError> {
     for entry in fs::read_dir(folder).doing("list", folder)? {
         let entry = entry.doing("list", folder)?;
         let path = entry.path();
-        let is_dir = entry.file_type().doing("look at", &path)?.is_dir();
-        let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        unless_absent(removed).doing("remove", &path)?;
+        remove_tree(&path).doing("remove", &path)?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use super::remove::remove_exec;
 use super::runc::Traces;
 use super::shim_client::{Received, ShimClient};
 use super::{ExitRecord, Found, FoundState, Places, Runtime, RuntimeConfig, has_shim};
+use crate::host::tree::remove_tree;
 use crate::base::id::TaskId;
 use crate::base::shim_wire::{Exit, Phase, Reply, Request};
 use crate::base::time::Wall;
@@ -284,7 +285,7 @@ pub(super) fn forget_other_boot(config: &RuntimeConfig) -> Result<(), RuntimeErr
             remove_exec(&Places::new(config, task))?;
         }
         let runc = config.exec_root.join("runc");
-        unless_absent(std::fs::remove_dir_all(&runc)).doing("remove", &runc)?;
+        remove_tree(&runc).doing("remove", &runc)?;
     }
     std::fs::write(&path, now).doing("write", &path)
 }

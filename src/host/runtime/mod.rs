@@ -37,6 +37,7 @@ pub mod logs;
 mod mounts;
 mod overlay;
 mod prepare;
+mod probe;
 mod remove;
 mod rootdir;
 pub mod runc;
@@ -50,6 +51,7 @@ mod watch;
 
 pub use error::RuntimeError;
 pub use inputs::{ContainerInputs, ImageView};
+pub use probe::Look;
 
 use cgroup::Cgroups;
 use error::Doing;
@@ -144,6 +146,8 @@ pub struct Runtime {
     /// Own bounding set of capabilities.
     capabilities: u64,
     masked: Vec<String>,
+    /// The kernel has recursive read-only mounts.
+    can_rro: bool,
     watcher: Watcher,
     events: Receiver<ExitEvent>,
 }
@@ -226,6 +230,7 @@ impl Runtime {
             volumes,
             capabilities: caps::parse_status(&status),
             masked: prepare::masked_by_processor(),
+            can_rro: mounts::can_rro(),
             watcher,
             events,
         })

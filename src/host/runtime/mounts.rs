@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::libc;
 use serde_json::{Value, json};
 
 use super::bundle::DeviceNode;
@@ -76,7 +78,7 @@ pub(super) fn root_propagation(mounts: &[BindMount]) -> Option<&'static str> {
 }
 
 /// `target` with single slashes and none at the end.
-fn clean(target: &str) -> String {
+pub(super) fn clean(target: &str) -> String {
     let parts: Vec<&str> = target.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
     format!("/{}", parts.join("/"))
 }
@@ -90,6 +92,7 @@ pub(super) fn user_mounts(
     inputs: &ContainerInputs,
     task: TaskId,
     volumes: &Volumes,
+    can_rro: bool,
 ) -> Result<(Vec<BindMount>, Vec<Fill>), RuntimeError> {
     let (mut mounts, mut fills) = (Vec::new(), Vec::new());
     let mut targets = BTreeSet::new();
@@ -102,7 +105,7 @@ pub(super) fn user_mounts(
         if !targets.insert(target.clone()) {
             return Err(invalid(kind_name(&mount.kind), format!("duplicate mount point: {target}")));
         }
-        mounts.push(user_mount(mount, target, task, volumes, &mut fills)?);
+        mounts.push(user_mount(mount, target, task, volumes, &mut fills, can_rro)?);
     }
     for target in &inputs.image.volumes {
         let target = clean(target);
@@ -131,10 +134,12 @@ fn user_mount(
     task: TaskId,
     volumes: &Volumes,
     fills: &mut Vec<Fill>,
+    can_rro: bool,
 ) -> Result<BindMount, RuntimeError> {
     match &mount.kind {
         MountKind::Bind { source, propagation, non_recursive } => {
-            bind_mount(source, target, mount.read_only, *propagation, *non_recursive)
+            let access = access(mount.read_only, *non_recursive, can_rro);
+            bind_mount(source, target, access, *propagation, *non_recursive)
         }
         MountKind::Volume { name, labels, no_copy, subpath } => {
             let anonymous = name.is_empty();
@@ -172,10 +177,29 @@ fn user_mount(
     }
 }
 
+/// How a bind mount may be used. Recursively read-only, as Docker since 25, where the kernel can:
+/// otherwise a mount below stays writable, as in Docker on such a kernel.
+const fn access(read_only: bool, non_recursive: bool, can_rro: bool) -> &'static str {
+    match (read_only, non_recursive) {
+        (false, _) => "rw",
+        (true, false) if can_rro => "rro",
+        (true, _) => "ro",
+    }
+}
+
+/// Whether the kernel has what recursive read-only mounts are made with: `mount_setattr(2)`, since
+/// Linux 5.12.
+pub(super) fn can_rro() -> bool {
+    let nothing = std::ptr::null::<u8>();
+    // SAFETY: a size of zero is refused before anything is read or done.
+    let done = unsafe { libc::syscall(libc::SYS_mount_setattr, -1, nothing, 0, nothing, 0usize) };
+    done == 0 || Errno::last() != Errno::ENOSYS
+}
+
 fn bind_mount(
     source: &str,
     target: String,
-    read_only: bool,
+    access: &str,
     propagation: Propagation,
     non_recursive: bool,
 ) -> Result<BindMount, RuntimeError> {
@@ -198,12 +222,6 @@ fn bind_mount(
         Propagation::Slave => "slave",
     };
     let bind = if non_recursive { "bind" } else { "rbind" };
-    // Recursively read-only, as Docker since 25: otherwise a mount below stays writable.
-    let access = match (read_only, non_recursive) {
-        (false, _) => "rw",
-        (true, true) => "ro",
-        (true, false) => "rro",
-    };
     let options = vec![bind.to_owned(), name.to_owned(), access.to_owned()];
     Ok(BindMount { target, kind: "bind", source: PathBuf::from(source), options, propagation })
 }
@@ -288,8 +306,16 @@ mod tests {
     }
 
     #[test]
+    fn read_only_is_recursive_where_the_kernel_can() {
+        assert_eq!(access(true, false, true), "rro");
+        assert_eq!(access(true, false, false), "ro");
+        assert_eq!(access(true, true, true), "ro");
+        assert_eq!(access(false, false, true), "rw");
+    }
+
+    #[test]
     fn a_missing_source_is_dockers_error() {
-        let err = bind_mount("/nope/x", "/x".into(), false, Propagation::Rprivate, false);
+        let err = bind_mount("/nope/x", "/x".into(), "rw", Propagation::Rprivate, false);
         assert_eq!(
             err.unwrap_err().to_string(),
             "invalid mount config for type \"bind\": bind source path does not exist: /nope/x"

@@ -57,7 +57,7 @@ impl Runtime {
         let names = volume_names(inputs, task);
         let list = places.volumes();
         std::fs::write(&list, names.join("\n")).doing("write", &list)?;
-        let (mut mounts, fills) = mounts::user_mounts(inputs, task, &self.volumes)?;
+        let (mut mounts, fills) = mounts::user_mounts(inputs, task, &self.volumes, self.can_rro)?;
         hit(Point::ContainerVolumes);
         let root = places.root();
         mount_root(
@@ -250,14 +250,16 @@ impl Runtime {
     }
 }
 
-/// The volumes a container uses, by name.
+/// The volumes a container uses, by name: those that [`mounts::user_mounts`] makes, and maybe one
+/// of the image's more, where the user mounts something else.
 fn volume_names(inputs: &ContainerInputs, task: TaskId) -> Vec<String> {
     let named = inputs.container.mounts.iter().filter_map(|mount| match &mount.kind {
         MountKind::Volume { name, .. } if !name.is_empty() => Some(name.clone()),
         MountKind::Volume { .. } => Some(Volumes::anonymous_name(task, &mount.target)),
         MountKind::Bind { .. } | MountKind::Tmpfs { .. } => None,
     });
-    named.collect()
+    let of_image = inputs.image.volumes.iter();
+    named.chain(of_image.map(|target| Volumes::anonymous_name(task, target))).collect()
 }
 
 /// Writes the files that the node gives, and mounts them where the user mounts nothing else.
@@ -371,6 +373,33 @@ pub(super) fn masked_by_processor() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::service::{Labels, Mount};
+
+    #[test]
+    fn volumes_in_use_are_those_that_are_mounted() {
+        let root = std::env::temp_dir().join(format!("skep-volume-names-{}", std::process::id()));
+        let volumes = Volumes::open(root.clone()).unwrap();
+        let mount = |name: &str, target: &str| Mount {
+            target: target.to_owned(),
+            read_only: false,
+            kind: MountKind::Volume {
+                name: name.to_owned(),
+                labels: Labels::new(),
+                no_copy: false,
+                subpath: String::new(),
+            },
+        };
+        let mut inputs = ContainerInputs::default();
+        inputs.container.mounts = vec![mount("named", "/named"), mount("", "/data/")];
+        inputs.image.volumes = vec!["/of/image//".to_owned()];
+        let task = TaskId::new(7);
+        mounts::user_mounts(&inputs, task, &volumes, true).unwrap();
+        let mut names = volume_names(&inputs, task);
+        names.sort();
+        let made: Vec<String> = volumes.list().unwrap().into_iter().map(|v| v.name).collect();
+        assert_eq!(names, made);
+        std::fs::remove_dir_all(root).unwrap();
+    }
 
     #[test]
     fn sizes_of_logs() {

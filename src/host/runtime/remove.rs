@@ -1,7 +1,6 @@
 //! Taking a container away, in the reverse order of its making. Tolerates anything half-made.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::time::Instant;
 
 use nix::unistd::Pid;
@@ -11,6 +10,7 @@ use super::overlay::{is_mounted, unmount};
 use super::shim_client::{ShimClient, is_final};
 use super::{Places, Runtime, SHIM_LIMIT, has_shim};
 use crate::host::failpoint::{Point, hit};
+use crate::host::tree::remove_tree;
 use crate::base::id::TaskId;
 use crate::base::shim_wire::Request;
 
@@ -47,7 +47,7 @@ impl Runtime {
         self.volumes.remove_of(task)?;
         hit(Point::ContainerVolumesRemoved);
         let data = self.places(task).data;
-        unless_absent(std::fs::remove_dir_all(&data)).doing("remove", &data)?;
+        remove_tree(&data).doing("remove", &data)?;
         hit(Point::ContainerDataRemoved);
         Ok(())
     }
@@ -168,9 +168,5 @@ pub(super) fn remove_exec(places: &Places) -> Result<(), RuntimeError> {
             return Err(std::io::Error::from(nix::errno::Errno::EBUSY)).doing("unmount", &root);
         }
     }
-    remove_dir(&places.exec)
-}
-
-fn remove_dir(path: &Path) -> Result<(), RuntimeError> {
-    unless_absent(std::fs::remove_dir_all(path)).doing("remove", path)
+    remove_tree(&places.exec).doing("remove", &places.exec)
 }

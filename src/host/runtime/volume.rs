@@ -15,7 +15,8 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::copyup;
-use super::error::{Doing, RuntimeError, unless_absent};
+use super::error::{Doing, RuntimeError};
+use super::mounts::clean;
 use super::overlay::make_dir;
 use super::rootdir::RootDir;
 use crate::base::chain;
@@ -23,6 +24,7 @@ use crate::base::id::TaskId;
 use crate::base::time::Wall;
 use crate::host::failpoint::{Point, hit};
 use crate::host::disk::ledger::{self, LedgerError};
+use crate::host::tree;
 use crate::model::service::Labels;
 use crate::model::wire::Kind;
 
@@ -151,9 +153,11 @@ impl Volumes {
     }
 
     /// The name of the anonymous volume of `task` at `target`: 64 hexadecimal digits, the first
-    /// half the task's, so that it goes with the task and a retry finds it again.
+    /// half the task's, so that it goes with the task and a retry finds it again. However the
+    /// target is written, its name is the same.
     #[must_use]
     pub fn anonymous_name(task: TaskId, target: &str) -> String {
+        let target = clean(target);
         let digest = ring::digest::digest(&ring::digest::SHA256, target.as_bytes());
         let half: String = digest.as_ref()[..16].iter().map(|b| format!("{b:02x}")).collect();
         format!("{:032x}{half}", task.0.0)
@@ -256,7 +260,8 @@ impl Volumes {
         Ok(())
     }
 
-    /// Removes a volume that none of `users` uses (the second of each pair are its volumes).
+    /// Removes a volume that none of `users` uses: the second of each pair are its volumes, and
+    /// its anonymous ones are its own whether or not they are listed.
     pub(super) fn remove(
         &self,
         name: &str,
@@ -267,7 +272,9 @@ impl Volumes {
         if self.get(name).is_none() {
             return Err(RuntimeError::Volume(format!("get {name}: no such volume")));
         }
-        let users = users()?.into_iter().filter(|(_, names)| names.iter().any(|n| n == name));
+        let users = users()?.into_iter().filter(|(task, names)| {
+            is_anonymous_of(*task, name) || names.iter().any(|used| used == name)
+        });
         let users: Vec<String> = users.map(|(task, _)| task.to_string()).collect();
         if !users.is_empty() {
             let text = format!("remove {name}: volume is in use - [{}]", users.join(", "));
@@ -280,10 +287,9 @@ impl Volumes {
 
     /// Removes the anonymous volumes of a task.
     pub(super) fn remove_of(&self, task: TaskId) -> Result<(), RuntimeError> {
-        let prefix = format!("{:032x}", task.0.0);
         let guard = self.guard();
         for volume in self.list()? {
-            if volume.name.len() == 64 && volume.name.starts_with(&prefix) {
+            if is_anonymous_of(task, &volume.name) {
                 self.remove_folder(&volume.name)?;
             }
         }
@@ -303,8 +309,13 @@ impl Volumes {
     }
 }
 
+/// Whether [`Volumes::anonymous_name`] gives this name to a volume of `task`.
+fn is_anonymous_of(task: TaskId, name: &str) -> bool {
+    name.len() == 64 && name.starts_with(&format!("{:032x}", task.0.0))
+}
+
 fn remove_tree(path: &Path) -> Result<(), RuntimeError> {
-    unless_absent(std::fs::remove_dir_all(path)).doing("remove", path)
+    tree::remove_tree(path).doing("remove", path)
 }
 
 fn wall(time: SystemTime) -> Wall {
@@ -383,6 +394,32 @@ mod tests {
         std::fs::remove_dir_all(root).unwrap();
     }
 
+    /// Runs itself once more with so few descriptors that none can be held for each level.
+    #[test]
+    fn a_deep_volume_is_removed_with_few_descriptors() {
+        const AGAIN: &str = "SKEP_TEST_FEW_DESCRIPTORS";
+        if std::env::var_os(AGAIN).is_none() {
+            let name = "host::runtime::volume::tests::a_deep_volume_is_removed_with_few_descriptors";
+            let again = std::process::Command::new("sh")
+                .args(["-c", "ulimit -n 64 && exec \"$0\" --exact \"$1\""])
+                .arg(std::env::current_exe().unwrap())
+                .arg(name)
+                .env(AGAIN, "1")
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&again.stdout);
+            assert!(again.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let root = std::env::temp_dir().join(format!("skep-volume-deep-{}", std::process::id()));
+        let volumes = Volumes::open(root.clone()).unwrap();
+        let data = volumes.ensure("deep", &Labels::new()).unwrap();
+        std::fs::create_dir_all(data.join("d/".repeat(1_500))).unwrap();
+        volumes.remove("deep", || Ok(Vec::new())).unwrap();
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
+        std::fs::remove_dir(root).unwrap();
+    }
+
     #[test]
     fn making_listing_and_removing() {
         let root = std::env::temp_dir().join(format!("skep-volumes-{}", std::process::id()));
@@ -400,6 +437,11 @@ mod tests {
         let users = || Ok(vec![(task, vec!["data".to_owned()])]);
         let err = volumes.remove("data", users).unwrap_err().to_string();
         assert_eq!(err, format!("remove data: volume is in use - [{task}]"));
+        let unlisted = Volumes::anonymous_name(task, "/of/image");
+        volumes.ensure(&unlisted, &Labels::new()).unwrap();
+        let err = volumes.remove(&unlisted, users).unwrap_err().to_string();
+        assert_eq!(err, format!("remove {unlisted}: volume is in use - [{task}]"));
+        volumes.remove(&unlisted, || Ok(vec![(TaskId::new(8), Vec::new())])).unwrap();
         volumes.remove("data", || Ok(Vec::new())).unwrap();
         let err = volumes.remove("data", || Ok(Vec::new())).unwrap_err().to_string();
         assert_eq!(err, "get data: no such volume");

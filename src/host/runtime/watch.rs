@@ -129,14 +129,21 @@ enum Next {
 
 impl Watch {
     fn run(&mut self) {
+        // When shims that take no connection are tried again, whatever the others say meanwhile.
+        let mut next_try = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
             let mut polls = vec![readable(&*self.wake)];
             polls.extend(self.shims.iter().map(|(_, client)| readable(client)));
             let timeout = match self.unconnected.is_empty() {
                 true => PollTimeout::NONE,
-                false => PollTimeout::try_from(CONNECT_EVERY).unwrap_or(PollTimeout::MAX),
+                false => {
+                    let left = next_try.saturating_duration_since(Instant::now());
+                    PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+                }
             };
-            let Ok(count) = poll(&mut polls, timeout) else { continue };
+            if poll(&mut polls, timeout).is_err() {
+                continue;
+            }
             let ready: Vec<bool> =
                 polls.iter().map(|poll| poll.revents().is_none_or(|got| !got.is_empty())).collect();
             drop(polls);
@@ -149,8 +156,9 @@ impl Watch {
                 }
                 self.shims.swap_remove(at);
             }
-            if count == 0 {
+            if Instant::now() >= next_try {
                 gone.append(&mut self.unconnected);
+                next_try = Instant::now() + CONNECT_EVERY;
             }
             if ready[0] {
                 // Its value does not matter.

@@ -3,12 +3,12 @@
 use super::Manager;
 use super::io::{Input, Output};
 use crate::base::id::NetworkId;
-use crate::base::time::Now;
+use crate::base::time::{Now, Time};
 use crate::logic::allocator;
-use crate::model::cluster::Cluster;
+use crate::model::cluster::{Cluster, Founding};
 use crate::model::entry::Change;
 use crate::model::network::{GWBRIDGE, Network, Subnet};
-use crate::model::node::{Availability, Node, NodeDescription, NodeSpec, Role};
+use crate::model::node::{Node, NodeDescription, NodeSpec, Role};
 use crate::model::object::{Meta, Object};
 use crate::model::service::Labels;
 
@@ -16,6 +16,11 @@ use crate::model::service::Labels;
 const TASK_HISTORY_LIMIT: i64 = 5;
 
 impl Manager {
+    /// What the user wants of the cluster that [`bootstrap`](Self::bootstrap) makes after this.
+    pub fn set_founding(&mut self, founding: Founding) {
+        self.founding = founding;
+    }
+
     /// Makes this manager the first one of a new cluster; without effect when there is one.
     pub fn bootstrap(&mut self, now: Now, description: NodeDescription, out: &mut Vec<Output>) {
         if self.is_bootstrapped() {
@@ -29,19 +34,36 @@ impl Manager {
         self.step(now, Input::Tick, out);
     }
 
-    /// The cluster's first objects: itself, this node, its networks and their addresses.
-    pub(super) fn found(&mut self, now: Now) {
-        if self.founder.is_none() || self.lead.planned.cluster().is_some() {
+    /// A full disk has refused the first entry of all: it is tried once more.
+    pub(super) fn bootstrap_again(&mut self, now: Now, out: &mut Vec<Output>) {
+        if self.begins_at().is_none_or(|at| now.mono < at) {
             return;
         }
-        let Some(description) = self.founder.take() else { return };
+        let mut wants = Vec::new();
+        self.raft.bootstrap(now.mono, &mut wants);
+        self.obey(now, wants, out);
+    }
+
+    /// When to do that.
+    pub(super) fn begins_at(&self) -> Option<Time> {
+        let waits = self.founder.is_some() && self.raft.members().is_empty();
+        waits.then(|| self.blocked.map_or(Time(0), |(until, _)| until))
+    }
+
+    /// The cluster's first objects: itself, this node, its networks and their addresses.
+    pub(super) fn found(&mut self, now: Now) {
+        if self.lead.planned.cluster().is_some() {
+            return;
+        }
+        // Kept until it is committed: a full disk may refuse it.
+        let Some(description) = self.founder.clone() else { return };
         let pool = Subnet { base: [10, 0, 0, 0].into(), prefix: 8 };
         let cluster = Cluster {
             id: self.config.cluster,
             meta: Meta::default(),
             name: "default".to_owned(),
             labels: Labels::new(),
-            task_history_limit: TASK_HISTORY_LIMIT,
+            task_history_limit: self.founding.task_history_limit.unwrap_or(TASK_HISTORY_LIMIT),
             pools: vec![pool],
             subnet_prefix: 24,
             epoch: 1,
@@ -51,7 +73,7 @@ impl Manager {
         let spec = NodeSpec {
             labels: Labels::new(),
             role: Role::Manager,
-            availability: Availability::Active,
+            availability: self.founding.availability,
         };
         let advertise = &self.config.advertise;
         let address = advertise.rsplit_once(':').map_or(advertise.as_str(), |(host, _)| host);
@@ -94,7 +116,6 @@ impl Manager {
             return;
         }
         out.append(&mut self.pending);
-        self.forced = true;
         let mut wants = Vec::new();
         let epoch = self.raft.epoch() + 1;
         self.raft.force_new_cluster(now.mono, epoch, &mut wants);
@@ -104,23 +125,24 @@ impl Manager {
 
     /// The new epoch becomes the cluster's, and nobody else is its manager.
     pub(super) fn begin_epoch(&mut self, now: Now) {
-        if !std::mem::take(&mut self.forced) {
-            return;
-        }
         let planned = &self.lead.planned;
-        let mut changes = Vec::new();
-        if let Some(cluster) = planned.cluster() {
-            let mut cluster = cluster.as_ref().clone();
-            cluster.epoch = self.raft.epoch();
-            changes.push(Change::Put(Object::Cluster(Box::new(cluster))));
-        }
-        let lost = planned.nodes().filter(|node| node.id != self.config.node);
+        let Some(cluster) = planned.cluster().filter(|it| it.epoch < self.raft.epoch()) else {
+            return;
+        };
+        let mut cluster = cluster.as_ref().clone();
+        cluster.epoch = self.raft.epoch();
+        let mut changes = vec![Change::Put(Object::Cluster(Box::new(cluster)))];
+        let members = self.raft.members();
+        let is_sole = self.raft.is_sole_voter() && members.learners.is_empty();
+        let me = self.config.node;
+        let lost = planned.nodes().filter(|node| is_sole && node.id != me);
         for node in lost.filter(|node| node.spec.role == Role::Manager || node.manager.is_some()) {
             let mut node = node.as_ref().clone();
             node.spec.role = Role::Worker;
             node.manager = None;
             changes.push(Change::Put(Object::Node(Box::new(node))));
         }
-        self.forced = !self.write_own(now, changes);
+        // What is refused is found again: the epoch is still the lower one then.
+        self.write_own(now, changes);
     }
 }

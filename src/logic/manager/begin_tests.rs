@@ -7,8 +7,9 @@ use crate::logic::manager::io::{Command, Config, Input, Output, Report};
 use crate::logic::orchestrator::status;
 use crate::logic::raft::io::{Body, Entry, Message, Payload, Recovered, Timing, Write};
 use crate::logic::{codec, fixture};
+use crate::model::cluster::Founding;
 use crate::model::entry::{self, Change};
-use crate::model::node::{NodeDescription, Role};
+use crate::model::node::{Availability, NodeDescription, Role};
 use crate::model::object::Object;
 use crate::model::task::TaskState;
 use crate::model::wire::HardState;
@@ -225,6 +226,7 @@ fn a_worker_is_told_no_term_that_a_full_disk_makes_the_only_manager_forget() {
             }
         }
     }
+    terms.dedup();
     assert_eq!(terms, [(1, 1), (2, 1), (3, 1)], "the manager's own term, and what it tells");
 }
 
@@ -261,4 +263,24 @@ fn what_a_worker_tells_while_leadership_is_handed_over_is_logged_when_that_came_
     }
     assert!(lab.manager.is_leader());
     assert_eq!(lab.manager.store().task(task.id).unwrap().status.state, TaskState::Running);
+}
+
+#[test]
+fn a_cluster_begins_as_its_founder_wants() {
+    let mut lab = Lab {
+        manager: Manager::new(config(), Recovered::default(), now(Time(0))).unwrap(),
+        now: Time(0),
+        log: Vec::new(),
+        hard_state: HardState::default(),
+        sent: Vec::new(),
+    };
+    let founding = Founding { availability: Availability::Drain, task_history_limit: Some(2) };
+    lab.manager.set_founding(founding);
+    let mut out = Vec::new();
+    lab.manager.bootstrap(now(Time(0)), NodeDescription::default(), &mut out);
+    lab.perform(out);
+    let store = &lab.manager.lead.planned;
+    assert_eq!(store.cluster().unwrap().task_history_limit, 2);
+    let node = store.nodes().next().unwrap();
+    assert_eq!(node.spec.availability, Availability::Drain);
 }

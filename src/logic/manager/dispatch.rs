@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::io::{Assignments, Fence, Output};
+use super::report::Reports;
 use crate::base::id::{NodeId, TaskId};
 use crate::logic::store::{Effect, Store};
 use crate::model::object::ObjectId;
@@ -32,6 +33,11 @@ impl Dispatch {
     /// A worker began a session: it is told everything.
     pub(super) fn join(&mut self, node: NodeId) {
         self.sessions.insert(node, Session { fresh: true, ..Session::default() });
+    }
+
+    /// Every worker is told everything again.
+    pub(super) fn begin_again(&mut self) {
+        self.sessions.values_mut().for_each(|session| session.fresh = true);
     }
 
     /// The worker has a task that is nobody's: it is told to remove it.
@@ -86,8 +92,15 @@ impl Dispatch {
         }
     }
 
-    /// Tells each worker what it does not know yet.
-    pub(super) fn flush(&mut self, store: &Store, term: u64, out: &mut Vec<Output>) {
+    /// Tells each worker what it does not know yet. A worker that was started anew may know less of a
+    /// task than it has told before: with all that there is goes what was told last.
+    pub(super) fn flush(
+        &mut self,
+        store: &Store,
+        reports: &Reports,
+        term: u64,
+        out: &mut Vec<Output>,
+    ) {
         for (node, session) in &mut self.sessions {
             let complete = std::mem::take(&mut session.fresh);
             let changed = std::mem::take(&mut session.changed);
@@ -98,7 +111,7 @@ impl Dispatch {
             if complete {
                 let placed = store.tasks_of_node(*node);
                 let placed = placed.filter(|task| task.status.state >= TaskState::Assigned);
-                tasks.extend(placed.cloned());
+                tasks.extend(placed.map(|task| reports.newest(task)));
             } else {
                 for id in changed {
                     match store.task(id) {

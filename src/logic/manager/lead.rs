@@ -183,6 +183,8 @@ impl Manager {
         if again {
             // What workers told is still known and goes into other entries.
             self.lead.reports.retry();
+            // A chain is told once: who is told everything again tells everything again.
+            self.lead.dispatch.begin_again();
         } else {
             self.lead = Lead::default();
         }
@@ -223,6 +225,11 @@ impl Manager {
             for (request, _) in lead.early {
                 tell(request, CommandError::NotLeader { leader }, out);
             }
+        }
+        // What they wait for may never come here.
+        for (request, _) in std::mem::take(&mut self.reads) {
+            let reply = Err(CommandError::NotLeader { leader });
+            out.push(Output::Reply { request, reply });
         }
         out.push(Output::Leader { term, leader });
     }

@@ -50,6 +50,7 @@ use crate::logic::raft::io as raft;
 use crate::logic::scheduler::rebalance::Moved;
 use crate::logic::scheduler::{MemoryUse, Nodes};
 use crate::logic::store::{Feed, Store};
+use crate::model::cluster::Founding;
 use crate::model::node::{NodeDescription, NodeState};
 
 /// Shortest wait before the manager tries its own writes again after the disk refused.
@@ -91,8 +92,8 @@ pub struct Manager {
     reads: Vec<(RequestId, u64)>,
     /// Who makes the cluster, once this manager leads.
     founder: Option<NodeDescription>,
-    /// The new epoch is to be written.
-    forced: bool,
+    /// What the cluster begins with, as long as it has not begun.
+    founding: Founding,
     /// Own work waits until this time, for this long: the disk refused.
     blocked: Option<(Time, Span)>,
     /// What the disk said last.
@@ -128,6 +129,8 @@ struct Lead {
     down: BTreeMap<NodeId, Time>,
     /// Nodes that were down, have a session again and have not told yet what runs there.
     returning: BTreeSet<NodeId>,
+    /// What nodes said of themselves, until it is committed.
+    descriptions: BTreeMap<NodeId, NodeDescription>,
     /// Chains that workers told while nothing could be written, at most one for each task.
     unadopted: Vec<(NodeId, Adopted)>,
     /// The last task that was moved for the sake of the spread.
@@ -151,6 +154,7 @@ impl Manager {
         if self.raft.deadline().is_some_and(|at| at <= now.mono) {
             self.consensus(now, raft::Input::Tick, out);
         }
+        self.bootstrap_again(now, out);
         let can = self.leads == Leads::Yes && self.raft.takes_proposals();
         if can && self.blocked.is_none_or(|(until, _)| now.mono >= until) {
             self.found(now);
@@ -167,7 +171,9 @@ impl Manager {
         self.save_snapshot(out);
         self.answer_reads(out);
         if self.leads == Leads::Yes {
-            self.lead.dispatch.flush(&self.committed, self.raft.durable_term(), out);
+            let term = self.raft.durable_term();
+            let Lead { dispatch, reports, .. } = &mut self.lead;
+            dispatch.flush(&self.committed, reports, term, out);
         }
     }
 
@@ -231,7 +237,7 @@ impl Manager {
             let own = own.filter(|_| can);
             due = own.map(|due| self.blocked.map_or(due, |(until, _)| due.max(until)));
         }
-        [due, self.raft.deadline()].into_iter().flatten().min()
+        [due, self.begins_at(), self.raft.deadline()].into_iter().flatten().min()
     }
 
     /// Whether the cluster's first entry is committed.
@@ -302,8 +308,12 @@ impl Manager {
                 if let Some(memory) = self.lead.memories.get_mut(&id) {
                     memory.reset();
                 }
-                self.lead.dirty.insert(id);
-                break;
+                if self.lead.flight.is_full() || !self.raft.takes_proposals() {
+                    self.lead.dirty.insert(id);
+                    break;
+                }
+                // It cannot be written as it is: the others go first.
+                self.lead.wakes.insert(id, now.mono + REFUSED_WAIT_MAX);
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::command::Asked;
 use super::io::CommandError;
 use super::write::LOSS_OF_QUORUM;
-use super::{Leads, Manager};
+use super::{Lead, Leads, Manager};
 use crate::base::id::{NodeId, RequestId};
 use crate::base::time::Now;
 use crate::logic::orchestrator::{self, Draft};
@@ -108,21 +108,29 @@ impl Manager {
         }
         self.lead.heard.insert(id, now.mono);
         self.lead.dispatch.join(id);
+        self.lead.descriptions.insert(id, description);
         let down = self.lead.nodes.state(id) == NodeState::Down;
         if down && self.lead.planned.tasks_of_node(id).any(|task| task.is_active()) {
             self.lead.returning.insert(id);
         } else {
             self.set_state(now, id, NodeState::Ready);
         }
-        if self.leads != Leads::Yes {
-            return;
-        }
-        let Some(node) = self.lead.planned.node(id) else { return };
-        if node.description != description {
-            let mut node = node.as_ref().clone();
-            node.description = description;
-            self.write_own(now, vec![Change::Put(Object::Node(Box::new(node)))]);
-        }
+    }
+
+    /// Logs what nodes said of themselves where that is news; kept until it is committed.
+    pub(super) fn describe(&mut self, now: Now) {
+        let mut changes = Vec::new();
+        let (Lead { descriptions, planned, .. }, committed) = (&mut self.lead, &self.committed);
+        descriptions.retain(|id, description| {
+            let Some(node) = planned.node(*id) else { return false };
+            if node.description != *description {
+                let mut node = node.as_ref().clone();
+                node.description = description.clone();
+                changes.push(Change::Put(Object::Node(Box::new(node))));
+            }
+            committed.node(*id).is_none_or(|node| node.description != *description)
+        });
+        self.write_own(now, changes);
     }
 
     /// The evidence says something else of a node than before.

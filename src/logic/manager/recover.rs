@@ -10,6 +10,7 @@ use crate::logic::codec;
 use crate::logic::raft::Raft;
 use crate::logic::raft::io::{self as raft, Members, Payload, Snapshot};
 use crate::logic::store::{Feed, SnapshotError, Store};
+use crate::model::cluster::Founding;
 use crate::model::entry::Change;
 use crate::model::object::Object;
 
@@ -77,7 +78,7 @@ impl Manager {
             grown_bytes: 0,
             reads: Vec::new(),
             founder: None,
-            forced: false,
+            founding: Founding::default(),
             blocked: None,
             refusal: String::new(),
             broken: false,

@@ -5,9 +5,12 @@
 use super::io::Adopted;
 use super::{Lead, Manager};
 use crate::base::id::{NodeId, ServiceId, TaskId};
-use crate::base::time::{Now, Time};
+use crate::base::time::{Now, Span, Time};
 use crate::logic::orchestrator::{self, Chain, Draft, ORPHAN_AFTER};
 use crate::logic::scheduler::rebalance::{Moved, REBALANCE_EVERY, rebalance};
+
+/// How long after it was written that a node's tasks are given up it is looked at once more.
+const ORPHAN_AGAIN: Span = Span::from_secs(60);
 
 impl Lead {
     /// When one of it is due.
@@ -34,12 +37,19 @@ impl Manager {
             let changes = draft.into_changes();
             let services: Vec<ServiceId> =
                 lead.planned.tasks_of_node(node).map(|task| task.service).collect();
+            if changes.is_empty() {
+                self.lead.down.remove(&node);
+                continue;
+            }
             if !self.write_own(now, changes) {
                 break;
             }
-            self.lead.down.remove(&node);
+            // The disk may still refuse it: looked at once more.
+            let again = Time(now.mono.0.saturating_sub(ORPHAN_AFTER.0)) + ORPHAN_AGAIN;
+            self.lead.down.insert(node, again);
             self.lead.dirty.extend(services);
         }
+        self.describe(now);
         for (node, told) in std::mem::take(&mut self.lead.unadopted) {
             self.adopt(now, node, told);
         }

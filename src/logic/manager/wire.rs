@@ -10,8 +10,9 @@ use super::io::{Assignments, Command, CommandError, Reply, Report};
 use crate::base::id::{Id, RequestId};
 use crate::logic::codec::CodecError;
 use crate::logic::raft::io::PROPOSAL_BYTES_MAX;
+use crate::logic::store::OWN_REQUEST;
 use crate::model::node::NodeDescription;
-use crate::model::wire::{self, Kind};
+use crate::model::wire::{self, Kind, WireError};
 
 /// The version that this release speaks.
 const VERSION: u16 = 1;
@@ -98,7 +99,11 @@ pub fn encode_asked(asked: &Asked) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// When kind, version, length or shape are not what they should be, or the spec in it is none.
 pub fn decode_asked(bytes: &[u8]) -> Result<Asked, CodecError> {
-    decode(Kind::COMMAND, bytes, COMMAND_BYTES_MAX)
+    let asked: Asked = decode(Kind::COMMAND, bytes, COMMAND_BYTES_MAX)?;
+    if asked.request == OWN_REQUEST {
+        return Err(CodecError::Wire(WireError::Shape { kind: Kind::COMMAND, version: VERSION }));
+    }
+    Ok(asked)
 }
 
 /// The leader's answer.

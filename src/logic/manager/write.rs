@@ -13,7 +13,7 @@ use crate::logic::orchestrator;
 use crate::logic::raft::io::ProposeError;
 use crate::logic::store::{ApplyResult, Effect, OWN_REQUEST, Store};
 use crate::model::entry::{Change, ENTRY_CHANGES_MAX, Entry, Precondition};
-use crate::model::object::{Object, ObjectId};
+use crate::model::object::ObjectId;
 
 /// Bytes of changes that one entry of the manager's own work holds, if it holds more than one.
 pub(super) const ENTRY_BYTES_MAX: usize = 512 << 10;
@@ -167,19 +167,8 @@ pub(super) fn reply(result: ApplyResult) -> Result<Reply, CommandError> {
     }
 }
 
-/// About how many bytes a change takes; what is large in it is the spec.
+/// How many bytes a change takes, and a few more.
 fn size(change: &Change) -> usize {
-    match change {
-        Change::Put(Object::Task(task)) => {
-            let size = postcard::ser_flavors::Size::default();
-            64 + postcard::serialize_with_flavor(&task.spec, size).unwrap_or(0)
-        }
-        Change::Put(Object::Secret(secret)) => 64 + secret.data.len(),
-        Change::Put(Object::Config(config)) => 64 + config.data.len(),
-        Change::Put(Object::Resource(resource)) => 64 + resource.payload.len(),
-        Change::Put(
-            Object::Cluster(_) | Object::Node(_) | Object::Network(_) | Object::Service(_),
-        )
-        | Change::Remove(_) => 64,
-    }
+    let size = postcard::ser_flavors::Size::default();
+    64 + postcard::serialize_with_flavor(change, size).unwrap_or(0)
 }

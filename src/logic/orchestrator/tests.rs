@@ -15,7 +15,7 @@
 //! adopt N failed running (task N failed and its successor, made by its worker, runs)
 //! move N (to a better node)
 //! rollback | remove | forget (what is held in memory) | clock SECONDS (wall clock, ahead or back)
-//! is N… running|complete|failed|rejected|shutdown | hold N… failed (its address is not yet free)
+//! is N… starting|running|complete|failed|rejected|shutdown | hold N… failed (its address is not yet free)
 //! run (all that are wanted) | stop (all that are to stop) | advance SECONDS | ps
 //! ```
 
@@ -452,5 +452,6 @@ macro_rules! scripts {
 }
 
 scripts! {
-    adoption, attempts, failure, global, history, jobs, lease, nodes, rollout, scale, update_nodes
+    adoption, attempts, failure, global, history, jobs, lease, nodes, rollout, scale, update_health,
+    update_nodes
 }

@@ -73,8 +73,23 @@ impl Raft {
     /// Gives a lost majority up: this member becomes the only one, in a new epoch, and all that it
     /// holds is committed. A lower epoch than the present one is not taken.
     pub fn force_new_cluster(&mut self, now: Time, epoch: u64, out: &mut Vec<Output>) {
-        self.set_epoch(epoch);
+        if self.retired || self.follow.is_restoring() {
+            return;
+        }
+        // Nobody is told of the epoch before this member cannot forget it.
+        self.forcing = Some((epoch, self.log.last() + 1));
         self.become_sole(now, out);
+    }
+
+    /// The entry that gives a lost majority up is durable, or was refused.
+    pub(super) fn settle_epoch(&mut self) {
+        let Some((epoch, index)) = self.forcing else { return };
+        if self.writes.durable() >= index {
+            self.set_epoch(epoch);
+        } else if self.log.last() >= index {
+            return;
+        }
+        self.forcing = None;
     }
 
     fn become_sole(&mut self, now: Time, out: &mut Vec<Output>) {

@@ -40,6 +40,9 @@ mod writes;
 
 use std::sync::Arc;
 
+/// Bytes of entries in one write to the disk, if they are more than one.
+const WRITE_BYTES_MAX: u64 = 2 << 20;
+
 pub use self::read::READS_MAX;
 pub use self::snapshot::{LOG_BYTES_MAX, PIECE_BYTES_MAX, SNAPSHOT_BYTES_MAX, TAIL_BYTES};
 
@@ -115,6 +118,8 @@ pub struct Raft {
     started: bool,
     /// The cluster gave this member up.
     retired: bool,
+    /// A new epoch, and the index of the entry that it begins with: not durable yet.
+    forcing: Option<(u64, u64)>,
 }
 
 impl Raft {
@@ -148,6 +153,7 @@ impl Raft {
             retry_at: now,
             started: false,
             retired: false,
+            forcing: None,
             config,
         };
         raft.follow.reads = read::FollowerReads::new(raft.rng.next_u64());
@@ -233,21 +239,31 @@ impl Raft {
         if !std::mem::take(&mut self.write_due) && !heals_now {
             return;
         }
-        let entries = self.log.entries(self.writes.queued(), self.log.last());
+        let last = self.log.last();
+        let mut through = self.writes.queued();
         // A torn write must not leave a commit index behind the log's end.
-        let commit = self.commit.min(self.writes.queued());
-        let hard = HardState { term: self.term, vote: self.vote, commit };
-        let old = self.writes.queued_hard();
+        let hard = HardState { term: self.term, vote: self.vote, commit: self.commit.min(through) };
+        let mut old = self.writes.queued_hard();
         let news = (hard.term, hard.vote) != (old.term, old.vote);
         // A sole voter's log is all committed when it starts again.
-        let commit = hard.commit != old.commit && !entries.is_empty() && !self.is_alone();
-        if entries.is_empty() && !news && !healed {
+        let commit = hard.commit != old.commit && through < last && !self.is_alone();
+        if through >= last && !news && !healed {
             return;
         }
-        let hard_state = (news || commit).then_some(hard);
-        let ticket = self.writes.put(now, self.log.last(), hard_state.unwrap_or(old), healed);
-        let write = Write::Log { hard_state, entries, healed };
-        out.push(Output::Persist { ticket, write });
+        let mut hard_state = (news || commit).then_some(hard);
+        loop {
+            // The disk takes a write whole or refuses it whole.
+            let entries = self.log.batch(through, WRITE_BYTES_MAX);
+            through = entries.last().map_or(last, |entry| entry.index);
+            let healed = healed && through == last;
+            old = hard_state.unwrap_or(old);
+            let ticket = self.writes.put(now, through, old, healed);
+            let write = Write::Log { hard_state: hard_state.take(), entries, healed };
+            out.push(Output::Persist { ticket, write });
+            if through >= last {
+                return;
+            }
+        }
     }
 
     /// Asks for a write of term and vote, unless they are on their way.
@@ -272,6 +288,7 @@ impl Raft {
         if self.log.last() == self.writes.durable() {
             self.disk_caught_up();
         }
+        self.settle_epoch();
         self.commit_by_count(out);
     }
 
@@ -286,6 +303,7 @@ impl Raft {
         self.write_due = false;
         self.follow.refused(ticket);
         self.truncate(self.writes.queued().max(self.commit));
+        self.settle_epoch();
         match &self.role {
             Role::Leader(_) if self.is_alone() => {
                 self.role = Role::Follower;

@@ -215,7 +215,10 @@ impl Raft {
 
     /// A whole snapshot goes to the disk.
     fn write_snapshot(&mut self, now: Time, mut it: Restoring, out: &mut Vec<Output>) {
-        let hard_state = HardState { term: self.term, vote: self.vote, commit: it.head.index };
+        // The power may go between the two parts of this write: a commit index is never ahead of what
+        // is there. The snapshot's own index counts as soon as it is.
+        let commit = self.commit.min(self.writes.queued());
+        let hard_state = HardState { term: self.term, vote: self.vote, commit };
         let ticket = self.writes.put(now, self.writes.queued(), hard_state, false);
         it.ticket = Some(ticket);
         let snapshot = it.snapshot();

@@ -73,6 +73,7 @@ impl Raft {
             self.retired = true;
             self.fail_reads(out);
             (self.role, self.leader) = (Role::Follower, None);
+            self.announce(out);
             out.push(Output::Removed);
             return false;
         }

@@ -66,7 +66,8 @@ impl Worker {
         let Some(machine) = self.tasks.get_mut(&id) else { return };
         let Some(doing) = machine.doing.take() else { return };
         match outcome {
-            Outcome::Prepared => {
+            Outcome::Prepared { check } => {
+                machine.check = check;
                 machine.retry = None;
                 machine.host = Host::Made;
                 machine.set(TaskState::Ready, now.wall, "prepared", String::new());
@@ -137,7 +138,9 @@ fn record(
 ) -> Option<Box<Record>> {
     let along = match doing {
         Doing::Clean | Doing::Remember => true,
-        Doing::Start | Doing::Stop => !machine.is_leased(),
+        Doing::Start => !machine.is_leased(),
+        // What is stopped for being unhealthy is still wanted: its end is what there is to say.
+        Doing::Stop => !machine.is_leased() && !machine.is_unhealthy(),
         Doing::Prepare | Doing::Kill | Doing::Remove => false,
     };
     let task = along.then(|| machine.record()).flatten()?;

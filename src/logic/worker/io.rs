@@ -11,8 +11,9 @@
 
 use std::net::IpAddr;
 
+use super::health::Check;
 use crate::base::id::{NodeId, TaskId};
-use crate::base::time::{Time, Wall};
+use crate::base::time::{Span, Time, Wall};
 use crate::logic::manager::io::{Assignments, Fence, Report};
 use crate::model::network::Network;
 use crate::model::node::NodeDescription;
@@ -43,6 +44,13 @@ pub enum Input {
         task: TaskId,
         /// How.
         outcome: Outcome,
+    },
+    /// A probe ended, or will not be run.
+    Probed {
+        /// Whose.
+        task: TaskId,
+        /// How.
+        probed: Probed,
     },
     /// A container ended, asked to or not. May come more than once.
     Exited {
@@ -77,7 +85,10 @@ pub struct RefusedPort {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The image is there, the container is made.
-    Prepared,
+    Prepared {
+        /// Its health check, as service and image have it together.
+        check: Option<Check>,
+    },
     /// The container's process runs.
     Started {
         /// Its process id.
@@ -105,6 +116,22 @@ pub enum Outcome {
     },
 }
 
+/// How a probe of a health check ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probed {
+    /// Its process ended, or could not be started in the container.
+    Exited {
+        /// Exit code; 0 is well.
+        code: i32,
+        /// What it printed, cut to a few KiB.
+        output: String,
+    },
+    /// It took too long and was killed with all that it has started.
+    Late,
+    /// The machine could not run it: nothing is known.
+    NotRun,
+}
+
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
@@ -130,6 +157,14 @@ pub enum Output {
         /// Write the task's record anew beside it, whether or not the action works. Where that
         /// fails nobody is told: the task is then after an offline reboot as the record says.
         record: Option<Box<Record>>,
+    },
+    /// Run a probe of the task's health check, beside whatever else is done to it; answered by
+    /// [`Input::Probed`]. At most one of a task is under way.
+    Probe {
+        /// Whose.
+        task: TaskId,
+        /// What.
+        probe: Probe,
     },
     /// Give this table to the proxy; answered by [`Input::RoutesApplied`].
     Routes {
@@ -184,6 +219,15 @@ pub enum Action {
     Remember,
 }
 
+/// One look at whether a container is well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// The program to run in the container and its arguments.
+    pub argv: Vec<String>,
+    /// How long it may take from its start.
+    pub timeout: Span,
+}
+
 /// What is kept of a task beside its folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -226,6 +270,8 @@ pub struct Found {
     pub container: FoundContainer,
     /// The machine was booted since the task was prepared: what ended, ended with the machine.
     pub rebooted: bool,
+    /// As in [`Outcome::Prepared`].
+    pub check: Option<Check>,
 }
 
 /// How a container was found at start.

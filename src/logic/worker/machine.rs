@@ -7,9 +7,10 @@
 
 use std::sync::Arc;
 
+use super::health::{Check, Health, state_found};
 use super::io::{Exit, Found, FoundContainer};
 use crate::base::time::{Now, Span, Time, Wall};
-use crate::model::service::{OnDisconnect, Port, PublishMode};
+use crate::model::service::OnDisconnect;
 use crate::model::task::{Task, TaskState, TaskStatus};
 
 /// First wait before an action that failed is tried again; doubles up to [`RETRY_MAX`].
@@ -137,6 +138,10 @@ pub(super) struct Machine {
     pub(super) rebooted: bool,
     /// It had ended with the machine.
     went_down: bool,
+    /// Its health check, once the container is made.
+    pub(super) check: Option<Check>,
+    /// What that has told, once the container runs.
+    pub(super) health: Option<Health>,
     /// Process id as found.
     pub(super) pid: u32,
     /// When to look again.
@@ -171,6 +176,8 @@ impl Machine {
             port_err: String::new(),
             rebooted: false,
             went_down: false,
+            check: None,
+            health: None,
             pid: 0,
             wake: None,
         };
@@ -179,7 +186,7 @@ impl Machine {
     }
 
     /// As it was found at start.
-    pub(super) fn found(found: &Found) -> Self {
+    pub(super) fn found(found: &Found, now: Time) -> Self {
         let mut machine = Self::assigned(&Arc::new(found.task.clone()));
         machine.assigned = false;
         machine.told = None;
@@ -187,12 +194,14 @@ impl Machine {
         let done = machine.task.desired >= TaskState::Shutdown;
         machine.kept = Some(Kept { done, ..machine.keeps() });
         machine.rebooted = found.rebooted;
+        machine.check.clone_from(&found.check);
         machine.host = match &found.container {
             FoundContainer::None => Host::Parts,
             FoundContainer::Created => Host::Made,
             FoundContainer::Running { pid } => {
                 machine.pid = *pid;
                 machine.uncovered = machine.is_leased();
+                machine.watch_from_now(now);
                 Host::Running
             }
             FoundContainer::Exited(exit) => {
@@ -204,26 +213,13 @@ impl Machine {
         machine
     }
 
-    /// The numbers that the task's own status tells.
-    fn keep_open_ports(&mut self) {
-        for (at, port) in self.task.ports.iter().enumerate() {
-            let same = |told: &&Port| {
-                told.target == port.target && told.protocol == port.protocol && told.published != 0
-            };
-            if is_open(port)
-                && let Some(told) = self.status.ports.iter().find(same)
-            {
-                self.open_ports.retain(|(other, _)| *other != at);
-                self.open_ports.push((at, told.published));
-            }
-        }
-    }
-
     pub(super) fn wanted(&self) -> Wanted {
         match self.task.desired {
             TaskState::Remove => Wanted::Gone,
             _ if self.gone => Wanted::Gone,
             _ if self.cut_off.is_some() => Wanted::Stopped,
+            // Once it has ended it has a successor like any other that failed.
+            _ if self.is_unhealthy() && !self.is_over() => Wanted::Stopped,
             TaskState::Running | TaskState::Complete => Wanted::Running,
             TaskState::Shutdown | TaskState::Failed | TaskState::Rejected | TaskState::Orphaned => {
                 Wanted::Stopped
@@ -266,7 +262,9 @@ impl Machine {
     /// What its record is to say.
     pub(super) fn keeps(&self) -> Kept {
         let runs = self.wanted() == Wanted::Running && !self.is_over();
-        let done = self.freed || self.kept.is_some_and(|kept| kept.done);
+        // A manager wants it no more, or has its addresses: nobody takes it up after a reboot.
+        let told = self.freed || self.task.desired >= TaskState::Shutdown;
+        let done = told || self.kept.is_some_and(|kept| kept.done);
         Kept { runs, own: self.own, done }
     }
 
@@ -290,7 +288,7 @@ impl Machine {
         let old = self.kept.is_some_and(|kept| kept != self.keeps());
         let runs = self.host == Host::Running && self.stopping.is_none();
         let lives = runs && !self.is_leased();
-        old && (lives || (self.freed && self.host == Host::Cleaned))
+        old && (lives || (self.keeps().done && self.host == Host::Cleaned))
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -299,7 +297,8 @@ impl Machine {
 
     /// Connections may go to it.
     pub(super) fn in_rotation(&self) -> bool {
-        self.host == Host::Running && self.wanted() >= Wanted::Ready && !self.is_over()
+        let runs = self.host == Host::Running && self.wanted() >= Wanted::Ready;
+        runs && !self.is_over() && self.is_good()
     }
 
     /// A new assignment of the same task; `whole` when it is one of all that there are.
@@ -322,6 +321,9 @@ impl Machine {
         if first || whole || adopted || task.status == self.status {
             self.told = Some(task.status.clone());
             self.told_cleaned = false;
+        }
+        if first && task.status.state.max(self.status.state) < TaskState::Running {
+            self.distrust();
         }
         if first || whole {
             self.adopt(now, &task.status);
@@ -359,11 +361,15 @@ impl Machine {
         }
         match self.host {
             Host::Running => {
-                if self.status.state < TaskState::Running {
-                    self.set(TaskState::Running, now.wall, "started", String::new());
-                    self.status.ports = self.host_ports();
+                let state = state_found(self.is_good());
+                if self.status.state < state {
+                    let message = if self.is_good() { "started" } else { "starting" };
+                    self.set(state, now.wall, message, String::new());
                 }
-                self.status.pid = self.pid;
+                if self.status.state == TaskState::Running {
+                    self.status.ports = self.host_ports();
+                    self.status.pid = self.pid;
+                }
             }
             Host::Ended if !self.starts_again() => self.end_as_recorded(),
             Host::Empty | Host::Parts | Host::Made | Host::Ended | Host::Cleaned => {}
@@ -402,11 +408,19 @@ impl Machine {
         self.host = Host::Running;
         self.pid = pid;
         self.started_at = Some(now.mono);
+        self.watch_from_start(now.mono);
+        if self.is_good() {
+            self.serves(now);
+        }
+    }
+
+    /// Its container runs and is well.
+    pub(super) fn serves(&mut self, now: Now) {
         let again = self.status.state == TaskState::Running || self.went_down;
         let message = if again { MESSAGE_RESTARTED } else { "started" };
         let err = std::mem::take(&mut self.port_err);
         if self.set(TaskState::Running, now.wall, message, err) {
-            self.status.pid = pid;
+            self.status.pid = self.pid;
             self.status.ports = self.host_ports();
         }
     }
@@ -432,7 +446,10 @@ impl Machine {
         let Some(exit) = self.exit.clone() else { return };
         let asked = self.stopping.is_some() || self.wanted() <= Wanted::Stopped;
         let failed = |text: String| (TaskState::Failed, "started", text);
-        let (state, message, err) = if asked {
+        let sick = self.is_unhealthy() && !self.gone && self.cut_off.is_none();
+        let (state, message, err) = if sick && self.task.desired <= TaskState::Complete {
+            failed(self.unhealthy_err(exit.code))
+        } else if asked {
             (TaskState::Shutdown, "shutdown", self.stop_err())
         } else if exit.shim_lost {
             failed("shim lost".to_owned())
@@ -462,22 +479,4 @@ impl Machine {
         });
         self.retry = Some(Retry { at: now.mono + wait, wait });
     }
-
-    /// The number of a port on this node; 0 while none is taken.
-    pub(super) fn published(&self, at: usize, port: &Port) -> u16 {
-        let open = self.open_ports.iter().find(|(place, _)| *place == at);
-        open.map_or(port.published, |(_, number)| *number)
-    }
-
-    fn host_ports(&self) -> Vec<Port> {
-        let ports = self.task.ports.iter().enumerate();
-        let host = ports.filter(|(_, port)| port.mode == PublishMode::Host);
-        host.map(|(at, port)| Port { published: self.published(at, port), ..port.clone() })
-            .collect()
-    }
-}
-
-/// A host-mode port whose number the node picks.
-pub(super) fn is_open(port: &Port) -> bool {
-    port.mode == PublishMode::Host && port.published == 0
 }

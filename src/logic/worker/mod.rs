@@ -13,6 +13,9 @@
 //! successors by itself (`chain`), and before that it stops what must not run twice (`session`).
 //! While a session is open it never restarts a task.
 //!
+//! **Health.** A container with a health check is in the rotation, and `Running`, only while it is
+//! well; one that is not is stopped and has failed (`health`).
+//!
 //! **Fencing.** Assignments below the highest fence that was accepted are refused, unless this node
 //! is the only manager. The fence is in each record, and kept by itself when a newer leader is
 //! heard; that write is not waited for.
@@ -25,6 +28,7 @@
 
 mod act;
 mod chain;
+mod health;
 pub mod io;
 mod machine;
 mod next;
@@ -52,6 +56,7 @@ use crate::model::network::Network;
 use crate::model::task::TaskState;
 
 pub use self::chain::{CHAIN_MAX, MESSAGE_SUCCESSOR};
+pub use self::health::Check;
 pub use self::machine::{ERR_CUT_OFF, MESSAGE_RESTARTED, RETRY_MAX, RETRY_MIN};
 pub use self::next::{KILL_AGAIN, LEAVE_WAIT, PORTS_WAIT, STOP_GRACE};
 pub use self::routes::{OPEN_PORTS, OPEN_PORTS_TRIES_MAX};
@@ -88,7 +93,8 @@ impl Worker {
         let held = !found.is_empty();
         let networks = found.iter().flat_map(|found| &found.networks);
         let networks = networks.map(|network| (network.id, Arc::new(network.clone()))).collect();
-        let mut tasks = found.iter().map(|found| (found.task.id, Machine::found(found))).collect();
+        let mut tasks =
+            found.iter().map(|found| (found.task.id, Machine::found(found, now.mono))).collect();
         Self {
             session: Session::new(now.mono, config.alone),
             chains: chain::found(&mut tasks, now),
@@ -112,6 +118,7 @@ impl Worker {
             Input::SessionLost => self.session.lose(now.mono),
             Input::LeaderHeard { at, alone } => return self.session.hear(at, alone),
             Input::Acted { task, outcome } => self.acted(now, task, outcome),
+            Input::Probed { task, probed } => self.probed(now, task, &probed),
             Input::Exited { task, exit } => {
                 if let Some(machine) = self.tasks.get_mut(&task) {
                     machine.exited(exit);
@@ -132,6 +139,7 @@ impl Worker {
             self.route(now, out);
             self.act(now, out);
         }
+        self.probe(now, out);
         self.tell(out);
     }
 
@@ -208,15 +216,16 @@ impl Worker {
             let hit = routes::port_keys(machine).find_map(|(key, _)| {
                 refused.iter().find(|it| (it.protocol, it.published, it.host_ip) == key)
             });
-            let starts = machine.doing == Some(Doing::Start);
+            let early = machine.host == Host::Running && machine.status.state < TaskState::Running;
+            let starts = early || machine.doing == Some(Doing::Start);
             let open = |number: u16| machine.open_ports.iter().any(|(_, taken)| *taken == number);
             match hit {
-                None if machine.host == Host::Running => machine.status.err.clear(),
+                None if machine.host == Host::Running && !early => machine.status.err.clear(),
                 None => machine.port_err.clear(),
-                Some(port) if machine.host == Host::Running => {
+                Some(port) if machine.host == Host::Running && !early => {
                     machine.status.err = routes::refusal(port);
                 }
-                // It can run before its start is told: told when it does.
+                // It can run before its start is told, or its health: told when it does.
                 Some(port) if starts => machine.port_err = routes::refusal(port),
                 Some(port)
                     if open(port.published) && machine.open_ports_tried < OPEN_PORTS_TRIES_MAX =>
@@ -239,7 +248,8 @@ impl Worker {
             if machine.is_over() && machine.ended_at.is_none() {
                 machine.ended_at = Some(now.mono);
             }
-            let starts = machine.doing == Some(Doing::Start);
+            let early = machine.host == Host::Running && machine.status.state < TaskState::Running;
+            let starts = early || machine.doing == Some(Doing::Start);
             let stops = machine.wanted() <= Wanted::Stopped || machine.is_over();
             if machine.host == Host::Running {
                 if stops && machine.stopping.is_none() {

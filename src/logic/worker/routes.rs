@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::io::{Output, PortRoute, RefusedPort};
-use super::machine::{Machine, Wanted, is_open};
+use super::machine::{Machine, Wanted};
 use crate::base::id::TaskId;
-use crate::model::service::Protocol;
+use crate::model::service::{Port, Protocol, PublishMode};
 use crate::model::task::Backend;
 
 /// First and last number that is taken for a host-mode port left open (the kernel's own range).
@@ -108,6 +108,41 @@ impl Routes {
             machine.open_ports.extend(free.map(|number| (at, number)));
         }
     }
+}
+
+impl Machine {
+    /// The numbers that the task's own status tells.
+    pub(super) fn keep_open_ports(&mut self) {
+        for (at, port) in self.task.ports.iter().enumerate() {
+            let same = |told: &&Port| {
+                told.target == port.target && told.protocol == port.protocol && told.published != 0
+            };
+            if is_open(port)
+                && let Some(told) = self.status.ports.iter().find(same)
+            {
+                self.open_ports.retain(|(other, _)| *other != at);
+                self.open_ports.push((at, told.published));
+            }
+        }
+    }
+
+    /// The number of a port on this node; 0 while none is taken.
+    pub(super) fn published(&self, at: usize, port: &Port) -> u16 {
+        let open = self.open_ports.iter().find(|(place, _)| *place == at);
+        open.map_or(port.published, |(_, number)| *number)
+    }
+
+    pub(super) fn host_ports(&self) -> Vec<Port> {
+        let ports = self.task.ports.iter().enumerate();
+        let host = ports.filter(|(_, port)| port.mode == PublishMode::Host);
+        host.map(|(at, port)| Port { published: self.published(at, port), ..port.clone() })
+            .collect()
+    }
+}
+
+/// A host-mode port whose number the node picks.
+fn is_open(port: &Port) -> bool {
+    port.mode == PublishMode::Host && port.published == 0
 }
 
 /// A task holds its ports from the moment it is prepared until it is to stop.

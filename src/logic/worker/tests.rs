@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! assign T desired=ready port=80 hostport=8080 open=1 grace=3 env=K=V state=orphaned slot=2
-//!          leased=1 restart=none|on-failure|any delay=5 attempts=3 window=60
+//!          health=INTERVAL,TIMEOUT,RETRIES[,START PERIOD] leased=1 restart=none|on-failure|any delay=5 attempts=3 window=60
 //! decided T key=value…          the same, not yet told to the worker
 //! all [T…]                     everything that is to be on the node, all tasks without names
 //! removed T                    | fence [TERM.]INDEX (of the assignments that follow)
@@ -18,6 +18,7 @@
 //! did T prepared|started|signalled|cleaned|removed|remembered|late
 //! failed T text                | temporary T text | nostart T text (while it is prepared)
 //! exited T CODE [oom|lost]     | applied N [PORT text]
+//! probed T CODE [text]|late|notrun
 //! advance SECONDS              | deadline
 //! restart T=none|created|running|exited:CODE [rebooted]   with what was recorded
 //! ```
@@ -29,18 +30,18 @@ use std::sync::Arc;
 
 use expect_test::expect_file;
 
-use super::Worker;
 use super::io::{
-    Action, Config, Exit, Found, FoundContainer, Input, Outcome, Output, PortRoute, Prepare,
-    Record, RefusedPort,
+    Action, Config, Exit, Found, FoundContainer, Input, Outcome, Output, PortRoute, Prepare, Probe,
+    Probed, Record, RefusedPort,
 };
+use super::{Check, Worker};
 use crate::base::id::{NetworkId, NodeId, TaskId};
 use crate::base::time::{Now, Span, Time, Wall};
 use crate::logic::fixture;
 use crate::logic::manager::io::{Adopted, Assignments, Fence, Report};
 use crate::model::network::Network;
 use crate::model::node::NodeDescription;
-use crate::model::service::{OnDisconnect, Port, Protocol, PublishMode, RestartCondition};
+use crate::model::service::{Health, OnDisconnect, Port, Protocol, PublishMode, RestartCondition};
 use crate::model::task::{Address, Task, TaskState, TaskStatus};
 
 const NETWORK: NetworkId = NetworkId::new(1);
@@ -159,6 +160,11 @@ impl Lab {
                     }
                     self.text.push('\n');
                 }
+                Output::Probe { task, probe } => {
+                    let Probe { argv, timeout } = probe;
+                    let (name, seconds) = (name(task), timeout.0 as f64 / 1e6);
+                    writeln!(self.text, "{name}: probe {argv:?} for {seconds} s").unwrap();
+                }
                 Output::KeepFence { fence } => {
                     writeln!(self.text, "keep fence {}.{}", fence.epoch, fence.term).unwrap();
                 }
@@ -275,7 +281,8 @@ impl Lab {
                 ("exited", code) => FoundContainer::Exited(self.exit(code, "")),
                 _ => FoundContainer::None,
             };
-            found.push(Found { task, networks, own, container, rebooted });
+            let check = Check::resolve(task.spec.container.health.as_ref(), None);
+            found.push(Found { task, networks, own, container, rebooted, check });
         }
         self.worker = Worker::new(config(found, self.worker.fence()), self.now());
         self.under_way.clear();
@@ -285,6 +292,34 @@ impl Lab {
     fn exit(&self, code: &str, how: &str) -> Exit {
         let (oom, shim_lost) = (how == "oom", how == "lost");
         Exit { code: code.parse().unwrap(), oom, shim_lost, at: self.now().wall }
+    }
+
+    fn did(&mut self, task: TaskId, text: &str) {
+        let outcome = match text {
+            "prepared" => {
+                let known = self.tasks.get(&task);
+                let health = known.and_then(|task| task.spec.container.health.as_ref());
+                Outcome::Prepared { check: Check::resolve(health, None) }
+            }
+            "started" => Outcome::Started { pid: 42 },
+            "signalled" => Outcome::Signalled,
+            "cleaned" => Outcome::Cleaned,
+            "removed" => Outcome::Removed,
+            "remembered" => Outcome::Remembered,
+            "late" => Outcome::Late,
+            _ => panic!("unknown outcome {text:?}"),
+        };
+        self.acted(task, outcome);
+    }
+
+    fn probed(&mut self, task: TaskId, text: &str) {
+        let (code, output) = text.split_once(' ').unwrap_or((text, ""));
+        let probed = match code {
+            "late" => Probed::Late,
+            "notrun" => Probed::NotRun,
+            code => Probed::Exited { code: code.parse().unwrap(), output: output.to_owned() },
+        };
+        self.step(Input::Probed { task, probed });
     }
 
     fn run(&mut self, line: &str) {
@@ -317,19 +352,7 @@ impl Lab {
                 self.step(Input::LeaderHeard { at: self.now, alone: rest == "alone" });
                 assert_eq!(self.text.len(), before, "a ping costs nothing");
             }
-            "did" => self.acted(
-                id(target),
-                match text {
-                    "prepared" => Outcome::Prepared,
-                    "started" => Outcome::Started { pid: 42 },
-                    "signalled" => Outcome::Signalled,
-                    "cleaned" => Outcome::Cleaned,
-                    "removed" => Outcome::Removed,
-                    "remembered" => Outcome::Remembered,
-                    "late" => Outcome::Late,
-                    _ => panic!("unknown outcome {text:?}"),
-                },
-            ),
+            "did" => self.did(id(target), text),
             "failed" | "temporary" | "nostart" => {
                 let (err, temporary) = (text.to_owned(), word == "temporary");
                 let starting = word == "nostart";
@@ -340,6 +363,7 @@ impl Lab {
                 let exit = self.exit(code, how);
                 self.step(Input::Exited { task: id(target), exit });
             }
+            "probed" => self.probed(id(target), text),
             "applied" => {
                 let refused = text.split_once(' ').map(|(port, reason)| RefusedPort {
                     protocol: Protocol::Tcp,
@@ -379,6 +403,16 @@ fn shown(action: &Action) -> String {
     }
 }
 
+/// INTERVAL,TIMEOUT,RETRIES[,START PERIOD] of the check `look`.
+fn look(text: &str) -> Health {
+    let mut all = text.split(',').map(|number| number.parse::<u64>().unwrap());
+    let mut next = || all.next().map(Span::from_secs);
+    let test = vec!["CMD".to_owned(), "look".to_owned()];
+    let (interval, timeout) = (next(), next());
+    let retries = next().map(|count| u32::try_from(count.0 / 1_000_000).unwrap());
+    Health { test, interval, timeout, retries, start_period: next(), start_interval: None }
+}
+
 fn route(port: &PortRoute) -> String {
     let backends = port.backends.iter();
     let backends: Vec<String> =
@@ -414,6 +448,7 @@ fn set(task: &mut Task, text: &str) {
             "delay" => task.spec.restart.delay = Span::from_secs(value.parse().unwrap()),
             "attempts" => task.spec.restart.max_attempts = value.parse().unwrap(),
             "window" => task.spec.restart.window = Span::from_secs(value.parse().unwrap()),
+            "health" => task.spec.container.health = Some(look(value)),
             _ => panic!("unknown key {key}"),
         }
     }
@@ -446,7 +481,7 @@ macro_rules! scripts {
 }
 
 scripts! {
-    adopt, chain, cutoff, exits, fencing, lease, life, offline, policy, ports, retries, stop
+    adopt, chain, cutoff, exits, fencing, health, health_found, lease, life, offline, policy, ports, retries, stop
 }
 
 #[test]

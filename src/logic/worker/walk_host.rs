@@ -1,9 +1,9 @@
 //! The machine of the walk: folders and containers, and what happens to them by itself.
 
-use super::Worker;
-use super::io::{Action, Exit, Found, FoundContainer, Input, Outcome, Record};
+use super::io::{Action, Exit, Found, FoundContainer, Input, Outcome, Probed, Record};
 use super::tests::{config, fence};
 use super::walk_tests::World;
+use super::{Check, Worker};
 use crate::base::id::TaskId;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub(super) struct Folder {
     pub(super) doing: Option<Action>,
     /// What the shim was sent last.
     pub(super) signalled: bool,
+    /// Found to be unhealthy.
+    pub(super) sick: bool,
     pub(super) killed: bool,
 }
 
@@ -44,11 +46,13 @@ impl World {
             }
             (Action::Prepare(_), Ok(())) => {
                 folder.container = Container::Made;
-                Outcome::Prepared
+                let health = folder.record.task.spec.container.health.as_ref();
+                Outcome::Prepared { check: Check::resolve(health, None) }
             }
             (Action::Start { by }, Ok(())) if by.is_some_and(|by| self.now >= by) => Outcome::Late,
             (Action::Start { .. }, Ok(())) => {
                 if folder.container == Container::Made {
+                    folder.sick = false;
                     folder.container = Container::Running;
                 }
                 Outcome::Started { pid: 5 }
@@ -88,8 +92,26 @@ impl World {
         if runs || (folder.container == Container::Made && starts) {
             (folder.container, folder.code) = (Container::Ended, code);
             let exit = Exit { code, oom: false, shim_lost: false, at };
+            self.probes.remove(&id);
             self.step(Input::Exited { task: id, exit });
         }
+    }
+
+    pub(super) fn probe(&mut self, id: TaskId) {
+        let folder = &self.folders[&id];
+        assert!(folder.container == Container::Running && !folder.signalled, "{folder:#?}");
+        assert!(self.probes.insert(id), "two probes at once: {folder:#?}");
+    }
+
+    pub(super) fn probed(&mut self, id: TaskId, well: bool) {
+        if !self.probes.remove(&id) {
+            return;
+        }
+        if let Some(folder) = self.folders.get_mut(&id) {
+            folder.sick |= !well;
+        }
+        let (code, output) = (i32::from(!well), String::new());
+        self.step(Input::Probed { task: id, probed: Probed::Exited { code, output } });
     }
 
     /// The daemon dies, and with `rebooted` the machine; with `cut` before a folder that was to be
@@ -103,7 +125,7 @@ impl World {
         });
         let found = self.folders.values_mut().map(|folder| {
             folder.doing = None;
-            (folder.signalled, folder.killed) = (false, false);
+            (folder.signalled, folder.killed, folder.sick) = (false, false, false);
             if rebooted {
                 folder.network = false;
                 folder.container = match folder.container {
@@ -119,13 +141,16 @@ impl World {
                 Container::Ended => FoundContainer::Exited(Exit { code, oom, shim_lost, at }),
             };
             let Record { task, networks, own, .. } = folder.record.clone();
-            Found { task, networks, own, container, rebooted: folder.boot != self.boot }
+            let check = Check::resolve(task.spec.container.health.as_ref(), None);
+            let rebooted = folder.boot != self.boot;
+            Found { task, networks, own, container, rebooted, check }
         });
         let found = found.collect();
         self.worker = Worker::new(config(found, fence(self.index)), self.now());
         (self.generation, self.table) = (0, 0);
         self.open = false;
         self.over.clear();
+        self.probes.clear();
         self.sent.clear();
         (self.lost, self.heard) = (self.now, self.now);
         if !silent {

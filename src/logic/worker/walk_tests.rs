@@ -14,7 +14,7 @@ use crate::base::id::TaskId;
 use crate::base::time::{Now, Span, Time, Wall};
 use crate::logic::fixture;
 use crate::logic::manager::io::{Adopted, Assignments, Report};
-use crate::model::service::{OnDisconnect, PublishMode};
+use crate::model::service::{Health, OnDisconnect, PublishMode};
 use crate::model::task::{LEASE, Task, TaskState};
 
 /// What happens next; tasks by number, of a chain the newest.
@@ -24,6 +24,7 @@ enum Event {
     Removed { task: u8 },
     Acted { task: u8, result: Result<(), bool> },
     Exited { task: u8, code: i32 },
+    Probed { task: u8, well: bool },
     Applied { refused: bool },
     Advance { seconds: u64 },
     Lost,
@@ -44,6 +45,8 @@ pub(super) struct World {
     pub(super) tasks: BTreeMap<TaskId, Task>,
     pub(super) sent: BTreeMap<TaskId, TaskState>,
     pub(super) chains: BTreeMap<TaskId, Adopted>,
+    /// Under way.
+    pub(super) probes: BTreeSet<TaskId>,
     pub(super) folders: BTreeMap<TaskId, Folder>,
     /// Successors that the worker has made.
     pub(super) own: BTreeSet<TaskId>,
@@ -67,6 +70,7 @@ impl World {
             tasks: BTreeMap::new(),
             sent: BTreeMap::new(),
             chains: BTreeMap::new(),
+            probes: BTreeSet::new(),
             folders: BTreeMap::new(),
             own: BTreeSet::new(),
             over: BTreeSet::new(),
@@ -104,11 +108,13 @@ impl World {
                     for backend in ports.iter().flat_map(|port| &port.backends) {
                         let folder = &self.folders[&backend.task];
                         assert_eq!(folder.container, Container::Running, "{folder:#?}");
+                        assert!(!folder.sick, "connections for one that is unhealthy: {folder:#?}");
                         let sent = self.sent.get(&backend.task);
                         assert!(sent.is_none_or(|it| *it <= TaskState::Running), "{folder:#?}");
                     }
                 }
                 Output::Report(report) => self.report(report),
+                Output::Probe { task, .. } => self.probe(task),
                 Output::KeepFence { fence } => assert!(fence.term <= 1, "{fence:?}"),
             }
         }
@@ -130,6 +136,7 @@ impl World {
                 code: 0,
                 doing: None,
                 signalled: false,
+                sick: false,
                 killed: false,
             });
             (folder.network, folder.boot) = (true, boot);
@@ -335,6 +342,7 @@ impl World {
             }
             Event::Acted { task, result } => self.acted(self.newest(task), result),
             Event::Exited { task, code } => self.exited(self.newest(task), code),
+            Event::Probed { task, well } => self.probed(self.newest(task), well),
             Event::Applied { refused } => {
                 let (protocol, host_ip) = (Default::default(), None);
                 let reason = "taken".to_owned();
@@ -385,6 +393,11 @@ fn new_task(number: u8) -> Task {
     let port = |number| fixture::port(number, PublishMode::Ingress);
     let published = [vec![], vec![port(80)], vec![port(80)], vec![port(81)]];
     task.ports = published[usize::from(number % 4)].clone();
+    if number <= 2 {
+        let (test, retries) = (vec!["CMD".to_owned(), "look".to_owned()], Some(1));
+        let interval = Some(Span::from_secs(u64::from(number)));
+        task.spec.container.health = Some(Health { test, retries, interval, ..Health::default() });
+    }
     if number == 2 {
         task.spec.on_disconnect = OnDisconnect::Stop;
     }
@@ -408,6 +421,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => task().prop_map(|task| Event::Removed { task }),
         20 => (task(), result).prop_map(|(task, result)| Event::Acted { task, result }),
         5 => (task(), 0..2i32).prop_map(|(task, code)| Event::Exited { task, code }),
+        4 => (task(), any::<bool>()).prop_map(|(task, well)| Event::Probed { task, well }),
         5 => proptest::bool::weighted(0.1).prop_map(|refused| Event::Applied { refused }),
         4 => (0..20u64).prop_map(|seconds| Event::Advance { seconds }),
         2 => Just(Event::Lost),

@@ -15,6 +15,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -72,43 +73,43 @@ fn member(folder: &Path, host: u8) {
         clock,
     };
     let keys = Keys { seal: Key { number: 1, secret: [1; 32] }, also: None };
-    let gossip = Gossip::start(config, keys).unwrap();
+    let gossip = Arc::new(Gossip::start(config, keys).unwrap());
     gossip.set("addr", "10.0.0.1:2377").unwrap();
     gossip.set("load", "0.25 412 1024").unwrap();
-    let changes = gossip.changes();
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            for line in std::io::stdin().lines() {
-                match line.unwrap().split_once(' ') {
-                    Some(("set", value)) => gossip.set("bench", value).unwrap(),
-                    Some(("heard", node)) => {
-                        let members = gossip.members();
-                        let heard = members.iter().find(|member| member.node == node);
-                        let heard = heard.and_then(|member| member.heard);
-                        let since = heard.map_or(0, |heard| clock.mono().since(heard).0 / 1_000);
-                        println!("heard {since}");
-                    }
-                    Some(_) | None => {
-                        let sent = gossip.counters().get(Counter::Sent);
-                        println!("sent {sent} {}", gossip.counters().get(Counter::SentBytes));
-                    }
-                }
+    let told = Arc::clone(&gossip);
+    thread::spawn(move || tell(&told));
+    for line in std::io::stdin().lines() {
+        match line.unwrap().split_once(' ') {
+            Some(("set", value)) => gossip.set("bench", value).unwrap(),
+            Some(("heard", node)) => {
+                let members = gossip.members();
+                let heard = members.iter().find(|member| member.node == node);
+                let heard = heard.and_then(|member| member.heard);
+                let since = heard.map_or(0, |heard| clock.mono().since(heard).0 / 1_000);
+                println!("heard {since}");
             }
-            std::process::exit(0);
-        });
-        while changes.recv_blocking().is_ok() {
-            let members = gossip.members();
-            let seen: Vec<String> = members
-                .iter()
-                .filter(|member| member.alive)
-                .map(|member| {
-                    let value = member.values.get("bench").map_or("-", String::as_str);
-                    format!("{}={value}", member.node)
-                })
-                .collect();
-            println!("seen {}", seen.join(" "));
+            Some(_) | None => {
+                let sent = gossip.counters().get(Counter::Sent);
+                println!("sent {sent} {}", gossip.counters().get(Counter::SentBytes));
+            }
         }
-    });
+    }
+}
+
+/// Tells each change of who is alive.
+fn tell(gossip: &Gossip) {
+    let changes = gossip.changes();
+    while changes.recv_blocking().is_ok() {
+        let members = gossip.members();
+        let alive = members.iter().filter(|member| member.alive);
+        let seen: Vec<String> = alive
+            .map(|member| {
+                let value = member.values.get("bench").map_or("-", String::as_str);
+                format!("{}={value}", member.node)
+            })
+            .collect();
+        println!("seen {}", seen.join(" "));
+    }
 }
 
 /// The members, as the driver sees them.
@@ -222,6 +223,27 @@ fn run(folder: &Path, count: u8, rounds: u32, seconds: u64) {
         cluster.start(host);
     }
     let converged = cluster.wait("all see all", |it| it.all_see(|_, seen| seen.len() == others));
+    // At rest, before anyone has died: the dead are spoken of for a while.
+    let measured: Vec<u8> = (1..count).collect();
+    let snapshot = |cluster: &mut Cluster| -> Vec<(f64, f64, f64, f64)> {
+        let one = |host: &u8| {
+            let sent = cluster.ask(*host, "sent", "sent ");
+            let (cpu, pss) = usage(cluster.pid(*host));
+            (sent[0], sent[1], cpu, pss)
+        };
+        measured.iter().map(one).collect()
+    };
+    thread::sleep(Duration::from_secs(3));
+    let before = snapshot(&mut cluster);
+    thread::sleep(Duration::from_secs(seconds));
+    let after = snapshot(&mut cluster);
+    let (nodes, time) = (measured.len() as f64, seconds as f64);
+    let mean = |part: fn(&(f64, f64, f64, f64)) -> f64| {
+        let all = before.iter().zip(&after).map(|(before, after)| part(after) - part(before));
+        all.sum::<f64>() / nodes / time
+    };
+    let (datagrams, bytes, cpu) = (mean(|it| it.0), mean(|it| it.1), mean(|it| it.2));
+    let pss = median(after.iter().map(|it| it.3).collect());
     let (mut spread, mut stopped, mut dead, mut back) = (vec![], vec![], vec![], vec![]);
     let victim = count;
     let (first, name) = (name(1), name(victim));
@@ -244,26 +266,6 @@ fn run(folder: &Path, count: u8, rounds: u32, seconds: u64) {
         cluster.start(victim);
         back.push(cluster.wait("it is back", |it| it.all_see(|_, seen| seen.len() == others)));
     }
-    let measured: Vec<u8> = (1..count).collect();
-    let snapshot = |cluster: &mut Cluster| -> Vec<(f64, f64, f64, f64)> {
-        let one = |host: &u8| {
-            let sent = cluster.ask(*host, "sent", "sent ");
-            let (cpu, pss) = usage(cluster.pid(*host));
-            (sent[0], sent[1], cpu, pss)
-        };
-        measured.iter().map(one).collect()
-    };
-    thread::sleep(Duration::from_secs(3));
-    let before = snapshot(&mut cluster);
-    thread::sleep(Duration::from_secs(seconds));
-    let after = snapshot(&mut cluster);
-    let (nodes, time) = (measured.len() as f64, seconds as f64);
-    let mean = |part: fn(&(f64, f64, f64, f64)) -> f64| {
-        let all = before.iter().zip(&after).map(|(before, after)| part(after) - part(before));
-        all.sum::<f64>() / nodes / time
-    };
-    let (datagrams, bytes, cpu) = (mean(|it| it.0), mean(|it| it.1), mean(|it| it.2));
-    let pss = median(after.iter().map(|it| it.3).collect());
     println!(
         "| {count} | {converged:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {datagrams:.1} | \
          {bytes:.0} | {:.0} | {pss:.0} |",

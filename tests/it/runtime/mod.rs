@@ -14,6 +14,7 @@ mod bundle;
 mod crash;
 mod life;
 mod logs;
+mod probe;
 mod shim;
 mod stuck;
 
@@ -201,7 +202,7 @@ fn make_runc(base: &Path) -> PathBuf {
         "#!/bin/sh\n\
          echo \"$*\" >> {base}/runc-calls\n\
          for word in \"$@\"; do\n\
-           [ -e {base}/hang-$word ] && sh -c 'sleep 1000; : hangs for {base}'\n\
+           [ -e \"{base}/hang-$word\" ] && sh -c 'sleep 1000; : hangs for {base}'\n\
          done\n\
          exec /usr/sbin/runc \"$@\"\n"
     );

@@ -77,6 +77,45 @@ impl World {
         self.after(after, Event::Exit(machine, task, pid, code));
     }
 
+    /// A probe begins in a container that runs: how it ends is in the name of the image.
+    pub(super) fn begin_probe(&mut self, machine: usize, task: TaskId, probe: &wio::Probe) {
+        count(&mut self.counts, "probes", 1);
+        let it = &mut self.machines[machine];
+        assert!(it.host.probing.insert(task), "invariant_one_probe_of_a_task_at_a_time: {task}");
+        let (pid, life) = (it.host.pid(task).unwrap_or(0), it.life);
+        let luck = match it.host.image(task) {
+            "sick" => 0,
+            "flaps" => 2,
+            _ if self.faults => 40,
+            _ => u64::MAX,
+        };
+        let well = luck > 0 && !self.rng.one_in(luck);
+        let hangs = !well && self.rng.one_in(2);
+        let took = if hangs { probe.timeout } else { self.soon(200) };
+        let probed = match (well, hangs) {
+            (true, _) => wio::Probed::Exited { code: 0, output: String::new() },
+            (false, true) => wio::Probed::Late,
+            (false, false) => wio::Probed::Exited { code: 1, output: "not well".to_owned() },
+        };
+        trace!(self.now, "{machine} probes {task}: {probed:?}");
+        self.after(took, Event::Machine(machine, life, What::Probe(task, pid, probed)));
+    }
+
+    /// A probe ended, by the end of its container or by itself.
+    pub(super) fn end_probe(
+        &mut self,
+        machine: usize,
+        task: TaskId,
+        pid: u32,
+        probed: wio::Probed,
+    ) {
+        let host = &mut self.machines[machine].host;
+        host.probing.remove(&task);
+        let runs = host.pid(task) == Some(pid);
+        let probed = if runs { probed } else { wio::Probed::NotRun };
+        self.tell_worker(machine, wio::Input::Probed { task, probed });
+    }
+
     /// A container ends.
     pub(super) fn exit(&mut self, machine: usize, task: TaskId, pid: u32, code: i32) {
         let it = &mut self.machines[machine];

@@ -86,6 +86,7 @@ impl World {
             What::Act(task, action, record) => {
                 self.act(machine, task, &action, record.as_deref(), true);
             }
+            What::Probe(task, pid, probed) => self.end_probe(machine, task, pid, probed),
             What::Worker(input) => self.tell_worker(machine, *input),
             What::Command(request, command, client) => {
                 if self.machines[machine].manager.is_some() {

@@ -6,6 +6,7 @@ use skep::base::id::TaskId;
 use skep::base::rng::Rng;
 use skep::base::time::{Span, Wall};
 use skep::logic::manager::io::Fence;
+use skep::logic::worker::Check;
 use skep::logic::worker::io::{Action, Exit, Found, FoundContainer, Outcome, Prepare, Record};
 use skep::model::task::Task;
 
@@ -37,6 +38,8 @@ pub(crate) struct Host {
     /// Told to stop by their worker.
     pub signalled: BTreeSet<TaskId>,
     pub folders: BTreeMap<TaskId, Folder>,
+    /// Probes under way; they end with the daemon.
+    pub probing: BTreeSet<TaskId>,
     pub boot: u64,
     /// The fence that is kept beside the folders.
     pub fence: Fence,
@@ -104,6 +107,7 @@ impl Host {
             fence: prepare.fence,
         };
         let addresses: Vec<_> = record.task.addresses.clone();
+        let check = Check::resolve(record.task.spec.container.health.as_ref(), None);
         let no_image = record.task.spec.container.image == "noimage";
         let twice = self.folders.iter().find(|(other, folder)| {
             let theirs = &folder.record.task.addresses;
@@ -127,7 +131,7 @@ impl Host {
         folder.container = Container::Created;
         folder.network = true;
         folder.boot = boot;
-        Outcome::Prepared
+        Outcome::Prepared { check }
     }
 
     fn start(&mut self, id: TaskId) -> (Outcome, Option<Fate>) {
@@ -196,6 +200,7 @@ impl Host {
                 Container::Exited(exit) => FoundContainer::Exited(exit.clone()),
             },
             rebooted: folder.boot != self.boot,
+            check: Check::resolve(folder.record.task.spec.container.health.as_ref(), None),
         };
         self.folders.values().map(found).collect()
     }

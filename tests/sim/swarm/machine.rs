@@ -170,6 +170,7 @@ impl Machine {
         self.session_since = None;
         self.membership = Membership::default();
         self.waiting.clear();
+        self.host.probing.clear();
     }
 
     /// For how long it has had a session with nobody in doubt of it.

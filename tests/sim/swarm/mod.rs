@@ -78,6 +78,8 @@ pub(super) enum What {
     DiskRefused(Ticket),
     Act(TaskId, Box<wio::Action>, Option<Box<wio::Record>>),
     Worker(Box<wio::Input>),
+    /// A probe of the container with this process ends, well or not.
+    Probe(TaskId, u32, wio::Probed),
     Command(RequestId, Box<mio::Command>, usize),
 }
 

@@ -32,6 +32,7 @@ const fn manager_point(output: &mio::Output) -> &'static str {
 const fn worker_point(output: &wio::Output) -> &'static str {
     match output {
         wio::Output::Act { action, .. } => act_point(action),
+        wio::Output::Probe { .. } => "probe",
         wio::Output::Routes { .. } => "routes",
         wio::Output::Report(_) => "report",
         wio::Output::KeepFence { .. } => "keep fence",
@@ -221,6 +222,7 @@ impl World {
                 let what = What::Act(task, Box::new(action), record);
                 self.after(wait, Event::Machine(machine, life, what));
             }
+            wio::Output::Probe { task, probe } => self.begin_probe(machine, task, &probe),
             wio::Output::Routes { generation, ports } => {
                 let slow = self.faults && self.rng.one_in(20);
                 let wait = self.soon(if slow { 3_000 } else { 10 });

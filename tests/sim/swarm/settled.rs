@@ -25,6 +25,7 @@ impl World {
             && self.machines.iter().all(|it| it.joined && it.session.is_some())
             && self.truth.store.services().all(|service| self.is_service_settled(service))
             && self.nothing_else_runs()
+            && self.nothing_sick_serves()
     }
 
     fn managers_agree(&self) -> bool {
@@ -50,7 +51,7 @@ impl World {
     fn is_service_settled(&self, service: &Service) -> bool {
         let image = service.spec.task.container.image.as_str();
         let ends = service.spec.mode.is_job() && image.starts_with("exit-0-");
-        if !(ends || matches!(image, "run" | "stubborn")) {
+        if !(ends || matches!(image, "run" | "stubborn" | "well")) {
             return true;
         }
         // An update that failed stays where it is, a mix of old and new.
@@ -93,6 +94,13 @@ impl World {
         // Of those that publish on their own node, a node takes one.
         let host = service.ports.iter().any(|port| port.mode == PublishMode::Host);
         good == wanted || (host && good < wanted && good == wanted.min(fitting))
+    }
+
+    /// What is never well does not count as running, whatever became of the daemon that looked at it.
+    fn nothing_sick_serves(&self) -> bool {
+        let sick = |task: &Task| task.spec.container.image == "sick";
+        let mut tasks = self.truth.store.tasks().filter(|task| sick(task));
+        tasks.all(|task| task.status.state != TaskState::Running)
     }
 
     fn nothing_else_runs(&self) -> bool {

@@ -8,15 +8,28 @@ use skep::logic::manager::io::{Command, Payload};
 use skep::model::name::Name;
 use skep::model::node::{Availability, Node, NodeSpec, Role};
 use skep::model::service::{
-    ContainerSpec, EndpointSpec, FailureAction, Mode, OnDisconnect, Placement, Port, Protocol,
-    PublishMode, Resources, RestartCondition, RestartPolicy, Service, ServiceSpec, TaskSpec,
-    UpdateConfig, UpdateOrder,
+    ContainerSpec, EndpointSpec, FailureAction, Health, Mode, OnDisconnect, Placement, Port,
+    Protocol, PublishMode, Resources, RestartCondition, RestartPolicy, Service, ServiceSpec,
+    TaskSpec, UpdateConfig, UpdateOrder,
 };
 
 use super::World;
 
-const IMAGES: [&str; 9] =
-    ["run", "run", "run", "run", "stubborn", "exit-1-700", "exit-0-15000", "nostart", "noimage"];
+const IMAGES: [&str; 13] = [
+    "run",
+    "run",
+    "run",
+    "run",
+    "stubborn",
+    "exit-1-700",
+    "exit-0-15000",
+    "nostart",
+    "noimage",
+    "well",
+    "well",
+    "flaps",
+    "sick",
+];
 
 /// Images of jobs: most come to an end.
 const JOB_IMAGES: [&str; 5] = ["exit-0-700", "exit-0-700", "exit-0-15000", "exit-1-700", "noimage"];
@@ -129,6 +142,7 @@ impl World {
                 spec.task.force_update += 1;
             } else {
                 image.clone_into(&mut spec.task.container.image);
+                spec.task.container.health = health(image);
             }
         })
     }
@@ -256,6 +270,19 @@ fn update(service: &Service, change: impl FnOnce(&mut ServiceSpec)) -> Command {
     Command::UpdateService { id: service.id, version: service.meta.version, spec }
 }
 
+/// The health check of those that have one.
+fn health(image: &str) -> Option<Health> {
+    let check = Health {
+        test: vec!["CMD".to_owned(), "look".to_owned()],
+        interval: Some(Span::from_secs(2)),
+        timeout: Some(Span::from_secs(3)),
+        retries: Some(2),
+        start_period: None,
+        start_interval: None,
+    };
+    matches!(image, "well" | "flaps" | "sick").then_some(check)
+}
+
 fn spec(name: &str, image: &str, mode: Mode, port: u16) -> ServiceSpec {
     let published = |published| Port {
         name: String::new(),
@@ -269,7 +296,11 @@ fn spec(name: &str, image: &str, mode: Mode, port: u16) -> ServiceSpec {
         name: Name::new(name).unwrap(),
         labels: BTreeMap::new(),
         task: TaskSpec {
-            container: ContainerSpec { image: image.to_owned(), ..ContainerSpec::default() },
+            container: ContainerSpec {
+                image: image.to_owned(),
+                health: health(image),
+                ..ContainerSpec::default()
+            },
             resources: Resources::default(),
             restart: RestartPolicy { delay: Span::from_secs(1), ..RestartPolicy::default() },
             placement: Placement::default(),

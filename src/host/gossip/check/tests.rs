@@ -40,9 +40,9 @@ fn chitchat(others: &[(ChitchatId, Vec<(String, String)>)]) -> Chitchat {
     chitchat
 }
 
-fn check(chitchat: &Chitchat, nodes: &Nodes, message: Message) -> Option<Checked> {
+fn check(chitchat: &Chitchat, nodes: &Nodes, message: Message) -> Checked {
     let own = chitchat.self_chitchat_id();
-    Check { cluster: "swarm", own, nodes, states: chitchat.node_states() }.message(message)
+    Check { own, nodes, states: chitchat.node_states() }.message(message)
 }
 
 fn known(id: ChitchatId) -> Known {
@@ -54,7 +54,6 @@ fn kept(chitchat: &Chitchat, nodes: &Nodes, ids: Vec<ChitchatId>) -> Vec<Chitcha
     let digest: Vec<Known> = ids.into_iter().map(known).collect();
     let count = digest.len();
     let checked = check(chitchat, nodes, Message::Syn { cluster: "swarm".into(), digest });
-    let checked = checked.unwrap();
     let Message::Syn { digest, .. } = checked.message else { panic!() };
     assert_eq!(digest.len() + checked.left_out, count);
     digest.into_iter().map(|known| known.id).collect()
@@ -68,7 +67,7 @@ fn value(key: &str, len: usize, version: u64) -> Value {
 fn fit(chitchat: &Chitchat, id: ChitchatId, values: Vec<Value>) -> Option<usize> {
     let count = values.len();
     let delta = vec![Section { id, last_gc: 0, from: 0, what: News::Values(values) }];
-    let checked = check(chitchat, &Nodes::All, Message::Ack { delta }).unwrap();
+    let checked = check(chitchat, &Nodes::All, Message::Ack { delta });
     let Message::Ack { delta } = checked.message else { panic!() };
     let section = delta.into_iter().next()?;
     let News::Values(values) = section.what else { panic!() };
@@ -154,7 +153,7 @@ fn the_state_of_all_has_a_limit() {
         what: News::Values(vec![value("k", 16_000, 1), value("l", 16_000, 2)]),
     };
     let delta = vec![values("b"), values("c"), values("d")];
-    let checked = check(&me, &Nodes::All, Message::Ack { delta }).unwrap();
+    let checked = check(&me, &Nodes::All, Message::Ack { delta });
     let Message::Ack { delta } = checked.message else { panic!() };
     assert_eq!((delta.len(), checked.left_out), (2, 2));
 }
@@ -165,7 +164,7 @@ fn who_is_seen_to_go_on_is_told() {
     let digest = vec![known(id("a", 1)), known(id("new", 1)), known(id("me", 5))];
     let message = Message::SynAck { digest, delta: Vec::new() };
     // Its heart was never heard before: that is no beat.
-    assert_eq!(check(&me, &Nodes::All, message).unwrap().beating, []);
+    assert_eq!(check(&me, &Nodes::All, message).beating, []);
 }
 
 #[test]
@@ -174,17 +173,9 @@ fn one_of_whom_others_know_more_than_it_said_is_told() {
     let disowned = |node: ChitchatId, heartbeat, max_version| {
         let digest = vec![Known { heartbeat, max_version, ..known(node) }];
         let message = Message::SynAck { digest, delta: Vec::new() };
-        check(&me, &Nodes::All, message).unwrap().disowned
+        check(&me, &Nodes::All, message).disowned
     };
     assert!(!disowned(id("me", 5), 1, 0) && !disowned(id("me", 4), 9, 9));
     assert!(disowned(id("me", 5), 2, 0) && disowned(id("me", 5), 1, 1));
     assert!(!disowned(id("a", 5), 9, 9));
-}
-
-#[test]
-fn other_clusters_and_their_complaints_are_nothing() {
-    let me = chitchat(&[]);
-    let syn = Message::Syn { cluster: "other".into(), digest: Vec::new() };
-    assert_eq!(check(&me, &Nodes::All, syn), None);
-    assert_eq!(check(&me, &Nodes::All, Message::BadCluster), None);
 }

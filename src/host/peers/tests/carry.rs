@@ -203,11 +203,21 @@ fn a_command_without_an_answer_fails_at_its_deadline() {
     let follower = cluster.node(OTHER_MANAGER, Role::Manager);
     let (listener, address) = leader.listen();
     let forwarder = Forwarder::new(follower.endpoint.clone());
-    let (welcomed, failed) = both(
-        welcome(&listener),
-        forwarder.call(MANAGER, address, vec![1], Duration::from_millis(300)),
+    let (mut welcomed, answered) = both(
+        async {
+            let mut welcomed = welcome(&listener).await.unwrap();
+            welcomed.connection.receiver.receive().await.unwrap();
+            welcomed.connection.sender.send(&Message::Forwarded(vec![])).await.unwrap();
+            welcomed
+        },
+        forwarder.call(MANAGER, address, vec![1], Duration::from_secs(10)),
     );
-    assert!(welcomed.is_ok());
+    assert!(answered.is_ok());
+    let (heard, failed) = both(
+        welcomed.connection.receiver.receive(),
+        forwarder.call(MANAGER, address, vec![2], Duration::from_millis(300)),
+    );
+    assert_eq!(heard.unwrap(), Message::Forward(vec![2]));
     assert!(matches!(failed, Err(ForwardError::Late)), "{failed:?}");
     // Who is not the leader says so.
     let leads = || crate::model::peer::ManagerAddress { node: WORKER, address: "a:1".into() };
@@ -222,4 +232,28 @@ fn a_command_without_an_answer_fails_at_its_deadline() {
         panic!("{failed:?}")
     };
     assert_eq!(refusal, Refusal::NotLeader { leader: Some(leads()) });
+}
+
+#[test]
+fn a_command_goes_to_the_leader_of_now() {
+    let cluster = Cluster::new(7);
+    let follower = cluster.node(OTHER_MANAGER, Role::Manager);
+    let forwarder = Forwarder::new(follower.endpoint.clone());
+    for leader in [MANAGER, NodeId::new(9)] {
+        let node = cluster.node(leader, Role::Manager);
+        let (listener, address) = node.listen();
+        // Kept open: the next command could go there.
+        let (heard, answer) = both(
+            async {
+                let mut welcomed = welcome(&listener).await.unwrap();
+                let heard = welcomed.connection.receiver.receive().await.unwrap();
+                let reply = Message::Forwarded(vec![2]);
+                welcomed.connection.sender.send(&reply).await.unwrap();
+                std::mem::forget(welcomed);
+                heard
+            },
+            forwarder.call(leader, address, vec![1], Duration::from_secs(10)),
+        );
+        assert_eq!((heard, answer.unwrap()), (Message::Forward(vec![1]), vec![2]));
+    }
 }

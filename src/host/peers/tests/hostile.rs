@@ -175,6 +175,38 @@ fn who_stops_half_way_is_given_up_and_holds_up_nobody() {
 }
 
 #[test]
+fn who_joins_byte_by_byte_is_given_up() {
+    let cluster = Cluster::new(7);
+    let manager = cluster.node(MANAGER, Role::Manager);
+    let (listener, address) = manager.listen();
+    let hello = bytes(&Message::Hello(Hello::new(Call::Join)));
+    let (heard, ()) = both(
+        async {
+            let mut welcomed = welcome(&listener).await.unwrap();
+            let limit = Duration::from_millis(200);
+            welcomed.connection.receiver.receive_within(limit).await
+        },
+        async {
+            let mut stream = raw(&cluster, None, address).await;
+            stream.write_all(&hello).await.unwrap();
+            let head = [&Kind::PEER_JOIN.0.to_le_bytes()[..], &[1, 0, 0, 4, 0, 0]].concat();
+            for byte in head.into_iter().chain([0; 100]) {
+                // Never silent for long; that the other end has closed is no matter.
+                Timer::after(Duration::from_millis(10)).await;
+                let said = async {
+                    stream.write_all(&[byte]).await?;
+                    stream.flush().await
+                };
+                if said.await.is_err() {
+                    break;
+                }
+            }
+        },
+    );
+    assert!(matches!(heard, Err(ConnectionError::Silent(_))), "{heard:?}");
+}
+
+#[test]
 fn a_node_cannot_take_all_connections() {
     let cluster = Cluster::new(7);
     let manager = cluster.node(MANAGER, Role::Manager);
@@ -185,7 +217,7 @@ fn a_node_cannot_take_all_connections() {
         let dial = worker.endpoint.dial(address, Expected::AnyManager, Call::Session);
         match both(welcome(&listener), dial) {
             (Ok(welcomed), Ok(dialled)) => held.push((welcomed, dialled)),
-            (Err(err), Err(_)) => break err,
+            (Err(err), Err(DialError::Refused { refusal: Refusal::Busy(_), .. })) => break err,
             other => panic!("{other:?}"),
         }
         assert!(held.len() <= 16, "no limit");

@@ -89,6 +89,20 @@ fn a_machine_with_the_token_becomes_a_node() {
 }
 
 #[test]
+fn papers_of_another_cluster_are_not_taken() {
+    let (cluster, other) = (Cluster::new(7), Cluster::new(8));
+    let manager = cluster.node(MANAGER, Role::Manager);
+    let (listener, address) = manager.listen();
+    let key = NodeKey::generate().unwrap();
+    let token = token(&cluster, SECRET);
+    let (_, papers) = both(
+        serve(&other, &listener, WORKER),
+        async { join(address, &token, &key, request(), NOW).await },
+    );
+    assert!(matches!(papers, Err(DialError::Pki { .. })), "{papers:?}");
+}
+
+#[test]
 fn an_old_secret_is_refused_in_words() {
     let cluster = Cluster::new(7);
     let manager = cluster.node(MANAGER, Role::Manager);

@@ -12,6 +12,7 @@ pub(super) fn seconds(text: &str) -> i64 {
 
 pub(super) fn state(text: &str) -> TaskState {
     match text {
+        "starting" => TaskState::Starting,
         "running" => TaskState::Running,
         "complete" => TaskState::Complete,
         "failed" => TaskState::Failed,

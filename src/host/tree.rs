@@ -1,7 +1,8 @@
 //! Removes directory trees of any depth that somebody else made.
 //!
-//! A layer may nest directories far deeper than there are descriptors or stack for, so nothing
-//! recurses here: a directory that is not empty is renamed up to the top of the tree first.
+//! Layers and containers may nest directories far deeper than there are descriptors or stack for, so
+//! nothing recurses here (the standard library's `remove_dir_all` does, with a descriptor for each
+//! level): a directory that is not empty is renamed up to the top of the tree first.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,10 +11,14 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// Removes `path`, whatever it is; nothing there is fine. Symbolic links are never followed.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// When something does not let itself be removed, a mount for example. What was removed by then is
+/// gone, and calling again goes on from there.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => {}
-        Ok(_) => return fs::remove_file(path),
+        Ok(_) => return unless_gone(fs::remove_file(path)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     }
@@ -22,7 +27,7 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     while let Some(directory) = pending.last().cloned() {
         let nested = empty_out(&directory, path, &mut counter)?;
         if nested.is_empty() {
-            fs::remove_dir(&directory)?;
+            unless_gone(fs::remove_dir(&directory))?;
             pending.pop();
         } else {
             pending.extend(nested);
@@ -34,14 +39,19 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
 /// Unlinks what is in `directory` and moves its directories up to `top`; gives their new names.
 fn empty_out(directory: &Path, top: &Path, counter: &mut u64) -> io::Result<Vec<PathBuf>> {
     let mut nested = Vec::new();
-    for item in fs::read_dir(directory)? {
+    let items = match fs::read_dir(directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(nested),
+        items => items?,
+    };
+    for item in items {
         let item = item?;
         if !item.file_type()?.is_dir() {
-            fs::remove_file(item.path())?;
+            unless_gone(fs::remove_file(item.path()))?;
             continue;
         }
         match fs::remove_dir(item.path()) {
             Ok(()) => continue,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {}
             Err(e) => return Err(e),
         }
@@ -52,6 +62,14 @@ fn empty_out(directory: &Path, top: &Path, counter: &mut u64) -> io::Result<Vec<
         nested.push(lift(&item.path(), top, counter)?);
     }
     Ok(nested)
+}
+
+/// What somebody else removed meanwhile is gone all the same.
+fn unless_gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Renames `directory` to a free name in `top`.
