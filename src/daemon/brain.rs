@@ -152,7 +152,9 @@ impl Brain {
         founding: Founding,
         answer: SyncSender<Result<NodeId, Failure>>,
     ) {
-        self.node.manager.set_founding(founding);
+        if let Some(seat) = &mut self.node.seat {
+            seat.manager.set_founding(founding);
+        }
         self.init = Some(answer);
     }
 
