@@ -172,3 +172,22 @@ fn size(change: &Change) -> usize {
     let size = postcard::ser_flavors::Size::default();
     64 + postcard::serialize_with_flavor(change, size).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::fixture;
+    use crate::model::object::Object;
+
+    #[test]
+    fn a_change_counts_with_all_that_it_holds() {
+        let mut task = fixture::task(1, 2);
+        task.service_labels.insert("note".to_owned(), "x".repeat(5_000));
+        let change = Change::Put(Object::Task(Box::new(task)));
+        assert!(size(&change) > 5_000, "{}", size(&change));
+        let mut service = fixture::service(2, "web");
+        service.spec.task.container.env.push("y".repeat(9_000));
+        let change = Change::Put(Object::Service(Box::new(service)));
+        assert!(size(&change) > 9_000, "{}", size(&change));
+    }
+}
