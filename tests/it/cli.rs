@@ -150,11 +150,23 @@ fn init_and_leave() {
     let mock = Mock::start(vec![
         ("/_ping", Answer::Json(200, "OK".to_owned())),
         ("POST /v1.51/swarm/init", ok(json!("v5bmodh5enjrv3f2iucyvo5u4"))),
+        ("GET /v1.51/info", ok(json!({"Swarm": {"NodeID": "v5bmodh5enjrv3f2iucyvo5u4"}}))),
+        ("GET /v1.51/nodes/v5bm", ok(json!({"ManagerStatus": {"Addr": "10.0.0.1:2377"}}))),
+        (
+            "GET /v1.51/swarm",
+            ok(json!({"JoinTokens": {"Worker": "SWMTKN-1-w", "Manager": "SWMTKN-1-m"}})),
+        ),
         ("POST /v1.51/swarm/leave?force=1", Answer::Json(200, String::new())),
         ("POST /v1.51/swarm/leave?force=0", refused(503, "You are attempting to leave")),
     ]);
     expect![[r#"
         Swarm initialized: current node (v5bmodh5enjrv3f2iucyvo5u4) is now a manager.
+
+        To add a worker to this swarm, run the following command:
+
+            skep join --token SWMTKN-1-w 10.0.0.1:2377
+
+        To add a manager to this swarm, run 'skep join-token manager' and follow the instructions.
 
         To run a first service, which answers on port 80 of this machine:
 
