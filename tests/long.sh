@@ -38,6 +38,7 @@ stage_bench() {
   tests/bench/footprint.sh
   tests/bench/proxy.sh
   tests/bench/election.sh
+  tests/bench/swarm.sh
 }
 
 # Licences, bans and sources of all dependencies; known holes, where their database can be reached.
