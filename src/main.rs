@@ -40,7 +40,10 @@ fn main() -> ExitCode {
     match words.split_first() {
         Some((&"proxy", rest)) => skep::proxy::run(rest),
         Some((&"hello", _)) => skep::hello::run(),
-        Some(_) | None => cli::run(args, Hooks { start_daemon, check_addresses, run_daemon }),
+        Some(_) | None => cli::run(
+            args,
+            Hooks { start_daemon, check_addresses, run_daemon, run_demo: skep::demo::run },
+        ),
     }
 }
 

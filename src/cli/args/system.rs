@@ -11,6 +11,18 @@ pub struct Daemon {
     pub args: Vec<String>,
 }
 
+/// Show a swarm of three machines on this one
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "demo")]
+pub struct Demo {
+    /// remove the demo's machines and all that is theirs
+    #[argh(switch)]
+    pub clean: bool,
+    /// what the machines are named after (default "skep-demo")
+    #[argh(option, arg_name = "string")]
+    pub name: Option<String>,
+}
+
 /// Manage skep
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "system")]

@@ -284,6 +284,7 @@ impl Manager {
             cluster: store.cluster().cloned(),
             node: Some(self.config.node),
             leader: self.raft.leader(),
+            voters: self.raft.members().voters.clone(),
             nodes: store.nodes().map(|node| (Arc::clone(node), state(node.id))).collect(),
             networks: store.networks().cloned().collect(),
             services: store.services().cloned().collect(),

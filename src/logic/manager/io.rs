@@ -4,6 +4,7 @@
 //! back by the machine itself: a [`Output::Reply`] to a write leaves it only after a majority has
 //! the entry on disk, a vote only after it is on this one's. The caller holds nothing back.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -383,6 +384,8 @@ pub struct View {
     pub node: Option<NodeId>,
     /// Who leads, as far as it knows.
     pub leader: Option<NodeId>,
+    /// Managers whose vote counts: one that has just become a manager catches up first.
+    pub voters: BTreeSet<NodeId>,
     /// Nodes and whether each is heard of.
     pub nodes: Vec<(Arc<Node>, NodeState)>,
     /// Networks.
