@@ -1,5 +1,8 @@
 //! Several machines: three daemons in three network namespaces on one bridge.
 
+mod faults;
+mod history;
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 
