@@ -17,7 +17,11 @@ struct Cluster {
 impl Cluster {
     /// Machines that reach each other at 10.9.0.1, 10.9.0.2, …; none is in a swarm.
     fn new(count: usize) -> Self {
-        let nodes: Vec<Node> = (0..count).map(|_| Node::start()).collect();
+        Self::of((0..count).map(|_| Node::start()).collect())
+    }
+
+    /// The same, of machines that are there.
+    fn of(nodes: Vec<Node>) -> Self {
         let bridge = format!("{}b", nodes[0].netns);
         let ip = |words: &[&str]| must(Command::new("ip").args(words));
         ip(&["netns", "add", &bridge]);

@@ -4,7 +4,7 @@
 //! faults` has many). At the end, `history` says whether an acknowledged write was lost, a read told
 //! of the past, or a slot was run twice without an excuse.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -22,6 +22,9 @@ use std::process::Command;
 
 /// Replicas of the service whose containers are watched.
 const REPLICAS: usize = 6;
+
+/// Bytes of a disk that a test fills.
+const SMALL_DISK: u64 = 400 << 20;
 
 /// Faults in the tests that land with every change.
 const ROUNDS: usize = 7;
@@ -53,10 +56,13 @@ enum Fault {
     KillAll,
     /// Its daemon stands still.
     Stop,
+    /// Its disk is full.
+    Disk,
     /// All machines lose their power, and come back in any order.
     Power,
 }
 
+/// Those that a machine with an ordinary disk suffers.
 const FAULTS: [Fault; 8] = [
     Fault::Link,
     Fault::Mute,
@@ -85,6 +91,12 @@ fn sockets(cluster: &Cluster) -> Vec<PathBuf> {
 
 impl Trial {
     fn begin(cluster: Cluster, seed: u64) -> Self {
+        let managers = cluster.nodes.len();
+        Self::begin_with(cluster, seed, managers)
+    }
+
+    /// The first of the machines are managers, the others in no swarm yet.
+    fn begin_with(cluster: Cluster, seed: u64, managers: usize) -> Self {
         let first = &cluster.nodes[0];
         let all = REPLICAS.to_string();
         let web = ["service", "create", "-d", "--name", "web", "--replicas", &all, "skep/hello"];
@@ -97,10 +109,14 @@ impl Trial {
         }
         first.wait_running("web", REPLICAS);
         let exec_roots = cluster.nodes.iter().map(Node::exec_root).collect();
-        let sockets = Arc::new(Mutex::new(sockets(&cluster)));
+        let sockets = sockets(&cluster)[..managers].to_vec();
+        let sockets = Arc::new(Mutex::new(sockets));
         let writers = (0..2).map(|n| Writer::start(n, Arc::clone(&sockets))).collect();
         let watch = Watch::start(exec_roots);
-        Self { cluster, sockets, writers, watch, cuts: Vec::new(), rng: Rng::new(seed) }
+        let trial =
+            Self { cluster, sockets, writers, watch, cuts: Vec::new(), rng: Rng::new(seed) };
+        trial.votes(0, managers);
+        trial
     }
 
     fn below(&mut self, end: u64) -> u64 {
@@ -119,6 +135,18 @@ impl Trial {
             let words = ["node", "inspect", "--format", "{{.ManagerStatus.Leader}}", "self"];
             ask(&self.cluster.nodes[*n].socket(), &words).out.trim() == "true"
         })
+    }
+
+    /// As many faults of these as there are rounds, each about as often.
+    fn suffer_all(&mut self, faults: &[Fault]) {
+        let mut left = Vec::new();
+        for _round in 0..rounds() {
+            if left.is_empty() {
+                left = faults.to_vec();
+            }
+            let next = usize::try_from(self.below(left.len() as u64)).expect("small");
+            self.suffer(left.swap_remove(next));
+        }
     }
 
     /// Breaks something for a while and mends it; waits until the swarm is whole again.
@@ -148,6 +176,13 @@ impl Trial {
                 kill(pid, Signal::SIGSTOP).expect("stop");
                 thread::sleep(last);
                 kill(pid, Signal::SIGCONT).expect("go on");
+            }
+            Fault::Disk => {
+                let node = &self.cluster.nodes[victim];
+                let ballast = node.data_root().join("ballast");
+                node.fill(&ballast);
+                thread::sleep(last);
+                fs::remove_file(ballast).expect("ballast");
             }
             Fault::Power => {
                 for node in &mut self.cluster.nodes {
@@ -198,8 +233,9 @@ impl Trial {
 
     /// Waits until every manager shows all nodes ready and every replica running, once.
     fn whole(&self) {
-        for (n, node) in self.cluster.nodes.iter().enumerate() {
-            node.wait(&format!("machine {n} shows a whole swarm"), || {
+        let managers = self.managers();
+        for node in self.cluster.nodes.iter().filter(|node| managers.contains(&node.socket())) {
+            node.wait(&format!("{} shows a whole swarm", node.netns), || {
                 let nodes = ask(&node.socket(), &["node", "ls", "--format", "{{.Status}}"]);
                 let all = nodes.out.lines().filter(|state| *state == "Ready").count();
                 let words = ["service", "ls", "--filter", "name=web", "--format", "{{.Replicas}}"];
@@ -211,13 +247,35 @@ impl Trial {
         }
     }
 
+    fn managers(&self) -> Vec<PathBuf> {
+        self.sockets.lock().expect("sockets").clone()
+    }
+
+    /// From here on these machines are asked.
+    fn set_managers(&self, machines: impl Iterator<Item = usize>) {
+        let sockets = machines.map(|n| self.cluster.nodes[n].socket()).collect();
+        *self.sockets.lock().expect("sockets") = sockets;
+    }
+
+    /// Waits until this many managers have a vote, by one of them.
+    fn votes(&self, by: usize, count: usize) {
+        self.cluster.nodes[by].wait(&format!("{count} managers have a vote"), || {
+            let words = ["node", "ls", "--format", "{{.ManagerStatus}}"];
+            let all = ask(&self.cluster.nodes[by].socket(), &words).out;
+            let votes = all.lines().filter(|it| ["Leader", "Reachable"].contains(it)).count();
+            let known = all.lines().filter(|it| !it.is_empty()).count();
+            (votes == count && known == count).then_some(())
+        });
+    }
+
     /// Ends the trial and judges what was seen.
     fn judge(self) {
         self.whole();
+        let sockets = self.managers();
         let told: Vec<(String, Told)> = self.writers.into_iter().map(Writer::finish).collect();
         let seen = self.watch.finish();
-        let sockets = self.sockets.lock().expect("sockets").clone();
-        let slots = slots(&self.cluster.nodes[0]);
+        let manager = self.cluster.nodes.iter().find(|node| node.socket() == sockets[0]);
+        let slots = slots(manager.expect("a manager"));
         let mut wrong = doubles(&seen, &slots, &self.cuts);
         for (counter, told) in &told {
             eprintln!(
@@ -271,33 +329,87 @@ fn slots(node: &Node) -> BTreeMap<String, String> {
 }
 
 /// Three managers that remember every task.
-fn three() -> Cluster {
-    let cluster = Cluster::new(3);
+fn three(cluster: Cluster) -> Cluster {
     let first = &cluster.nodes[0];
     first.ok(&["init", "--advertise-addr", &address(0), "--task-history-limit", "1000"]);
     let token = first.ok(&["join-token", "-q", "manager"]);
     for node in &cluster.nodes[1..] {
         node.ok(&["join", "--token", &token, &address(0)]);
     }
-    let words = ["node", "ls", "--format", "{{.ManagerStatus}}"];
-    first.wait("all have a vote", || {
-        let all = first.ok(&words);
-        (all.lines().filter(|it| ["Leader", "Reachable"].contains(it)).count() == 3).then_some(())
-    });
     cluster
 }
 
 #[test]
 fn nothing_is_lost_and_no_slot_runs_twice_whatever_breaks() {
     let seed = seed();
-    let mut trial = Trial::begin(three(), seed);
-    let mut left = Vec::new();
-    for _round in 0..rounds() {
-        if left.is_empty() {
-            left = FAULTS.to_vec();
+    let mut trial = Trial::begin(three(Cluster::new(3)), seed);
+    trial.suffer_all(&FAULTS);
+    trial.judge();
+}
+
+#[test]
+fn nothing_is_lost_where_disks_are_full() {
+    let seed = seed();
+    let nodes = (0..3).map(|_| Node::start_on_small_disk(SMALL_DISK)).collect();
+    let mut trial = Trial::begin(three(Cluster::of(nodes)), seed);
+    trial.suffer_all(&[Fault::Disk, Fault::Kill, Fault::Disk, Fault::Link, Fault::Disk]);
+    trial.judge();
+}
+
+/// Machines that join at once; 20 in `tests/long.sh faults`.
+fn storm() -> usize {
+    std::env::var("STORM").ok().and_then(|text| text.parse().ok()).unwrap_or(5)
+}
+
+#[test]
+fn managers_come_and_go_under_load() {
+    let seed = seed();
+    let cluster = Cluster::new(5);
+    let first = &cluster.nodes[0];
+    first.ok(&["init", "--advertise-addr", &address(0), "--task-history-limit", "1000"]);
+    let trial = Trial::begin_with(cluster, seed, 1);
+    let nodes = &trial.cluster.nodes;
+    let token = nodes[0].ok(&["join-token", "-q", "manager"]);
+    for (from, to) in [(1, 3), (3, 5)] {
+        for node in &nodes[from..to] {
+            node.ok(&["join", "--token", &token, &address(0)]);
         }
-        let next = usize::try_from(trial.below(left.len() as u64)).expect("small");
-        trial.suffer(left.swap_remove(next));
+        trial.votes(0, to);
+        trial.set_managers(0..to);
+    }
+    // The leader is among those that go.
+    for (from, left) in [(0, 3), (2, 1)] {
+        let ids: Vec<String> = (from..from + 2).map(|n| trial.cluster.id(n)).collect();
+        trial.set_managers(from + 2..5);
+        for id in &ids {
+            nodes[4].wait(&format!("{id} is no manager"), || {
+                let said = nodes[4].skep(&["node", "demote", id]);
+                (said.code == 0 || said.err.contains("already a worker")).then_some(())
+            });
+        }
+        trial.votes(4, left);
     }
     trial.judge();
+}
+
+#[test]
+fn a_storm_of_joins() {
+    let cluster = Cluster::new(1 + storm());
+    let first = &cluster.nodes[0];
+    first.ok(&["init", "--advertise-addr", &address(0)]);
+    let token = first.ok(&["join-token", "-q", "worker"]);
+    thread::scope(|scope| {
+        for node in &cluster.nodes[1..] {
+            scope.spawn(|| node.ok(&["join", "--token", &token, &address(0)]));
+        }
+    });
+    let ids: BTreeSet<String> = (0..cluster.nodes.len()).map(|n| cluster.id(n)).collect();
+    assert_eq!(ids.len(), cluster.nodes.len(), "each has an id of its own");
+    let ready = ids.into_iter().map(|id| (id, "ready".to_owned())).collect::<BTreeSet<_>>();
+    first.wait("all are ready", || {
+        let nodes = first.api("/nodes").as_array().cloned().unwrap_or_default();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let now = nodes.iter().map(|node| (text(&node["ID"]), text(&node["Status"]["State"])));
+        (now.collect::<BTreeSet<_>>() == ready).then_some(())
+    });
 }
