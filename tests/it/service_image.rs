@@ -1,6 +1,8 @@
 //! Where a service's image comes from: a registry when it is not here, and nowhere when it is.
 
+use std::net::TcpListener;
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::busybox::busybox_archive;
 use crate::node::{Node, must};
@@ -133,4 +135,36 @@ fn an_image_that_cannot_be_had_is_told_and_comes_by_itself_later() {
     });
     build_and_push(&node, "web:v1", "late\n");
     node.wait("it runs", || node.get("127.0.0.1:8080").filter(|body| body == "late\n"));
+}
+
+/// A registry inside a node's network that takes connections, by its backlog, and never answers.
+fn dead_registry(node: &Node) -> TcpListener {
+    let netns = format!("/run/netns/{}", node.netns);
+    // Only the thread that makes the socket changes its network.
+    let made = std::thread::spawn(move || {
+        let netns = std::fs::File::open(netns).expect("netns");
+        nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
+        TcpListener::bind("127.0.0.1:5000").expect("bind")
+    });
+    made.join().expect("a listener")
+}
+
+#[test]
+fn a_registry_that_never_answers_holds_up_nothing_but_its_own_tasks() {
+    let node = Node::swarm();
+    node.load_busybox("busybox:test");
+    let dead = dead_registry(&node);
+    for n in 0..8 {
+        let (name, image) = (format!("dead{n}"), format!("127.0.0.1:5000/nothing{n}:1"));
+        node.ok(&["service", "create", "-q", "-d", "--no-resolve-image", "--name", &name, &image]);
+    }
+    node.wait("all of them are being prepared", || {
+        (0..8).all(|n| node.tasks(&format!("dead{n}"), "preparing").len() == 1).then_some(())
+    });
+    let begun = Instant::now();
+    node.ok(&["service", "create", "-q", "-d", "--name", "live", "busybox:test", "sleep", "1000"]);
+    node.wait_running("live", 1);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(node.tasks("dead0", "preparing").len(), 1, "its pull goes on meanwhile");
+    drop(dead);
 }
