@@ -258,6 +258,10 @@ impl Brain {
                 self.node.acts.ended(task);
                 self.to_worker.push_back(worker::io::Input::Acted { task, outcome });
             }
+            Event::Absent { image, task, work } => self.node.acts.absent(image, task, work),
+            Event::Pulled { image, pulled } => {
+                self.to_worker.extend(self.node.acts.pulled(&image, &pulled));
+            }
             Event::Probed { task, probed } => {
                 self.node.acts.probed();
                 self.to_worker.push_back(worker::io::Input::Probed { task, probed });
@@ -425,6 +429,8 @@ pub(super) async fn idle(events: &Receiver<Event>) -> Option<Event> {
                 | Event::SnapshotSaved { .. }
                 | Event::SnapshotRefused { .. }
                 | Event::Acted { .. }
+                | Event::Absent { .. }
+                | Event::Pulled { .. }
                 | Event::Probed { .. }
                 | Event::Exited { .. }
                 | Event::RoutesApplied { .. }

@@ -15,11 +15,14 @@ use crate::logic::raft::io::Ticket;
 
 use crate::base::id::{ClusterId, NodeId, TaskId};
 use crate::host::disk::layout::DataRoot;
+use crate::host::images::Lease;
 pub use crate::host::images::{ImageStore, InUse};
 pub use crate::host::runtime::Runtime;
 use crate::logic::worker::io::{Exit, Outcome, Probed, RefusedPort};
+use super::lanes::Absent;
 use super::links::Heard;
 use super::records;
+use super::steps::Work;
 use crate::host::entropy;
 use crate::model::cluster::Founding;
 use crate::model::cluster_trust::{ClusterTrust, RESOURCE_KIND, RESOURCE_NAME};
@@ -68,6 +71,10 @@ pub(super) enum Event {
     SnapshotRefused { index: u64 },
     /// An action of a task ended.
     Acted { task: TaskId, outcome: Outcome },
+    /// An action cannot be done before this image is here.
+    Absent { image: Absent, task: TaskId, work: Work },
+    /// A pull for tasks ended: what keeps the image, or what becomes of the tasks.
+    Pulled { image: Absent, pulled: Result<Arc<Lease>, Outcome> },
     /// A probe of a task's health check ended.
     Probed { task: TaskId, probed: Probed },
     /// A container ended.

@@ -16,6 +16,7 @@ pub mod shown;
 mod identity;
 mod issuing;
 mod joining;
+mod lanes;
 mod leading;
 mod links;
 mod log_thread;
