@@ -47,7 +47,7 @@ impl Manager {
     /// When to do that.
     pub(super) fn begins_at(&self) -> Option<Time> {
         let waits = self.founder.is_some() && self.raft.members().is_empty();
-        waits.then(|| self.blocked.map_or(Time(0), |(until, _)| until))
+        waits.then(|| self.blocked.map_or(Time(0), |blocked| blocked.until))
     }
 
     /// The cluster's first objects: itself, this node, its networks and their addresses.
