@@ -7,9 +7,9 @@ use super::io::{CommandError, Output, Reply};
 use super::write::{all_services, reply};
 use super::{Lead, Leads, Manager};
 use crate::base::id::{NodeId, RequestId};
-use crate::base::time::{Now, Span, Time};
+use crate::base::time::{Now, Time};
 use crate::logic::codec;
-use crate::logic::raft::io::{self as raft, Entry, Payload, Snapshot, Ticket, Write};
+use crate::logic::raft::io::{self as raft, Entry, Payload, Snapshot, Write};
 use crate::logic::store::{Applied, Feed, Store};
 
 impl Manager {
