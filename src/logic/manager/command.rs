@@ -83,6 +83,9 @@ impl Manager {
                 self.set_resource(now, request, kind, name, payload)
             }
             Command::RemoveResource { id } => self.remove_resource(now, request, id),
+            Command::UpdateCluster { version, spec } => {
+                self.update_cluster(now, request, version, *spec)
+            }
             Command::Transfer { to } => self.transfer(now, to, out),
             Command::Read => Ok(None),
         };

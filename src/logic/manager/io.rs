@@ -15,7 +15,7 @@ use crate::base::id::{
 use crate::base::time::Span;
 use crate::logic::raft::io as raft;
 use crate::logic::raft::io::{Snapshot, Ticket, Timing, Write};
-use crate::model::cluster::Cluster;
+use crate::model::cluster::{Cluster, ClusterSpec};
 use crate::model::network::Network;
 use crate::model::node::{Node, NodeDescription, NodeSpec, NodeState, Role};
 use crate::model::payload;
@@ -337,6 +337,13 @@ pub enum Command {
     },
     /// Everything, as of a moment between question and answer; cheap, the objects are shared.
     Read,
+    /// Replaces what the user wants of the cluster.
+    UpdateCluster {
+        /// Version that the new spec was made from.
+        version: u64,
+        /// What is wanted.
+        spec: Box<ClusterSpec>,
+    },
 }
 
 /// A secret or config to be made.
