@@ -14,6 +14,7 @@ use smol::future::FutureExt;
 
 use super::acts::Acts;
 use super::asking::Waiting;
+use super::beginning::Beginner;
 use super::following::Own;
 use super::handle::{Event, Failure, Shared, SwarmState};
 use super::identity::Identity;
@@ -34,7 +35,6 @@ use crate::host::runtime::ExitEvent;
 use crate::logic::manager::{self, Manager};
 use crate::logic::raft::codec;
 use crate::logic::worker::{self, Worker};
-use crate::model::cluster::Founding;
 use crate::model::peer::ManagerAddress;
 
 /// Most events taken before the machines' outputs are performed.
@@ -114,7 +114,7 @@ pub(super) struct Brain {
     stopping: Option<(Time, bool)>,
     exits: Receiver<ExitEvent>,
     /// Who asked for the cluster; answered when it is durable.
-    init: Option<SyncSender<Result<NodeId, Failure>>>,
+    pub(super) init: Option<Beginner>,
     /// What the node cannot go on with.
     pub(super) broken: Option<String>,
 }
@@ -144,18 +144,6 @@ impl Brain {
             init: None,
             broken: None,
         }
-    }
-
-    /// What the new cluster begins with, and whom to tell when it is durable.
-    pub(super) fn answer_init(
-        &mut self,
-        founding: Founding,
-        answer: SyncSender<Result<NodeId, Failure>>,
-    ) {
-        if let Some(seat) = &mut self.node.seat {
-            seat.manager.set_founding(founding);
-        }
-        self.init = Some(answer);
     }
 
     /// Runs until the daemon stops or the node leaves. Gives the node back, whose threads the
@@ -226,7 +214,7 @@ impl Brain {
     fn take(&mut self, event: Event) -> Option<Ended> {
         match event {
             Event::Command { command, answer } => self.ask(command, answer),
-            Event::Init { answer, .. } => reply(&answer, Err(Failure::AlreadySwarm)),
+            Event::Init { request, answer } => self.init_again(&request, answer),
             Event::Join { answer, .. } => reply(&answer, Err(Failure::AlreadySwarm)),
             Event::Tokens { answer } => reply(&answer, self.tokens()),
             Event::Leave { force, answer } => {
@@ -243,9 +231,7 @@ impl Brain {
                 self.to_manager.push_back(manager::io::Input::Persisted { ticket });
             }
             Event::PersistRefused { ticket, reason } => {
-                if let Some(answer) = self.init.take() {
-                    reply(&answer, Err(Failure::Host(reason.clone())));
-                }
+                self.refuse_init(&reason);
                 self.to_manager.push_back(manager::io::Input::PersistRefused { ticket, reason });
             }
             Event::SnapshotSaved { index } => {
@@ -318,12 +304,7 @@ impl Brain {
             }
         }
         self.hand_over_writes();
-        if let Some(seat) = &self.node.seat
-            && seat.manager.is_bootstrapped()
-            && let Some(answer) = self.init.take()
-        {
-            reply(&answer, Ok(self.node.id));
-        }
+        self.tell_begun();
     }
 
     /// What follows from what the manager holds now.
@@ -361,7 +342,7 @@ impl Brain {
         }
     }
 
-    fn perform_manager(&mut self, output: manager::io::Output) {
+    pub(super) fn perform_manager(&mut self, output: manager::io::Output) {
         match output {
             manager::io::Output::Persist { ticket, write, urgent } => {
                 self.writes.push(Persist { ticket, write, urgent });

@@ -124,6 +124,8 @@ pub struct InitRequest {
     pub listen: String,
     /// What the new cluster begins with.
     pub founding: Founding,
+    /// Of a manager: it goes on alone with all that it holds, and the others are out.
+    pub force_new_cluster: bool,
 }
 
 /// What `join` says.

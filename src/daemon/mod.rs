@@ -6,6 +6,7 @@
 
 mod acts;
 mod asking;
+mod beginning;
 mod brain;
 mod checks;
 pub mod facts;

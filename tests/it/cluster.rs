@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::node::{Node, must};
 
+mod recovery;
+
 /// Machines whose networks are joined. The bridge goes with them.
 struct Cluster {
     nodes: Vec<Node>,
