@@ -48,6 +48,8 @@ const GOODBYE_MAX: Span = Span::from_secs(1);
 pub(super) enum Ended {
     /// The daemon is to stop; containers and proxy go on.
     Stop,
+    /// The machine goes down: what runs is to be stopped.
+    GoesDown,
     /// The node leaves its swarm: everything of it is to be removed.
     Leave,
     /// The log holds what this release cannot read. What runs goes on; the daemon must end.
@@ -111,7 +113,9 @@ pub(super) struct Brain {
     /// Who leads, as far as this node's manager knows.
     pub(super) leader: Option<NodeId>,
     /// When the daemon stops at the latest, and whether this manager led when that began.
-    stopping: Option<(Time, bool)>,
+    pub(super) stopping: Option<(Time, bool)>,
+    /// It stops because the machine goes down.
+    pub(super) goes_down: bool,
     exits: Receiver<ExitEvent>,
     /// Who asked for the cluster; answered when it is durable.
     pub(super) init: Option<Beginner>,
@@ -137,6 +141,7 @@ impl Brain {
             seen: 0,
             leader: None,
             stopping: None,
+            goes_down: false,
             to_manager: VecDeque::new(),
             to_worker: VecDeque::new(),
             writes: Vec::new(),
@@ -184,7 +189,8 @@ impl Brain {
                 return (self.node, Ended::Broken(reason));
             }
             if self.stopped() {
-                return (self.node, Ended::Stop);
+                let ended = if self.goes_down { Ended::GoesDown } else { Ended::Stop };
+                return (self.node, ended);
             }
         }
     }
@@ -255,13 +261,12 @@ impl Brain {
                 self.to_worker.push_back(worker::io::Input::RoutesApplied { generation, refused });
             }
             Event::Link(heard) => self.heard(heard),
+            Event::GoDown { answer } => self.go_down(answer),
+            // Its containers have their time; whoever is in a hurry sends a second signal.
+            Event::Stop if self.goes_down => {}
             // Asked twice, it stops at once.
             Event::Stop if self.stopping.is_some() => return Some(Ended::Stop),
-            Event::Stop => {
-                let led = self.lead.is_some();
-                self.stopping = Some((self.clock.now().mono + GOODBYE_MAX, led));
-                self.to_manager.push_back(manager::io::Input::Stopping);
-            }
+            Event::Stop => self.say_goodbye(GOODBYE_MAX),
         }
         None
     }
@@ -399,6 +404,8 @@ pub(super) async fn idle(events: &Receiver<Event>) -> Option<Event> {
             Ok(Event::Stop) | Err(_) => return None,
             Ok(Event::Command { answer, .. }) => reply(&answer, Err(Failure::NoSwarm)),
             Ok(Event::Leave { answer, .. }) => reply(&answer, Err(Failure::NotInSwarm)),
+            // Nothing runs here.
+            Ok(Event::GoDown { answer }) => reply(&answer, Ok(())),
             // What a swarm left behind comes too late to matter.
             Ok(
                 Event::Persisted { .. }
