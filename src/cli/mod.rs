@@ -55,6 +55,8 @@ pub struct Hooks {
     /// Whether addresses to advertise and to listen at, each empty when none was given, are such;
     /// an error says why not.
     pub check_addresses: fn(&str, &str) -> Result<(), String>,
+    /// Whether the machine is on its way down, as far as its service manager says.
+    pub is_stopping: fn() -> bool,
     /// Is the daemon until it ends; gets the arguments behind `daemon` untouched.
     pub run_daemon: fn(Vec<String>) -> ExitCode,
     /// Shows the demo of this name, or removes what is left of it.
@@ -116,6 +118,9 @@ fn execute(skep: Skep, hooks: &Hooks) -> Result<(), CliError> {
         Command::Info(info) | Command::System(args::system::System {
             command: args::system::SystemCommand::Info(info),
         }) => system::info(&info, ctx),
+        Command::System(args::system::System {
+            command: args::system::SystemCommand::Shutdown(shutdown),
+        }) => system::shutdown(&shutdown, ctx, hooks),
         Command::Init(init) | Command::Swarm(args::swarm::Swarm {
             command: args::swarm::SwarmCommand::Init(init),
         }) => swarm::init(init, ctx, hooks),

@@ -67,13 +67,18 @@ impl Acts {
         self.leaving.take()
     }
 
-    /// The node leaves: nothing more is begun, and what is under way ends at its next step. Returns
-    /// when it has, or after a while: a pull cannot be cut short, but makes nothing afterwards.
-    pub(super) async fn give_up(&mut self, events: &Receiver<Event>) {
+    /// Nothing more is begun or made.
+    pub(super) fn close(&mut self) {
         self.steps.close();
         self.lanes.clear();
         // Those under way end with their containers.
         self.probes.clear();
+    }
+
+    /// The node leaves: nothing more is begun, and what is under way ends at its next step. Returns
+    /// when it has, or after a while: a pull cannot be cut short, but makes nothing afterwards.
+    pub(super) async fn give_up(&mut self, events: &Receiver<Event>) {
+        self.close();
         let all = async {
             while !self.lanes.is_idle() {
                 match events.recv().await {
@@ -88,6 +93,7 @@ impl Acts {
                     Ok(Event::Init { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),
                     Ok(Event::Join { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),
                     Ok(Event::Tokens { answer }) => reply(&answer, Err(Failure::NoSwarm)),
+                    Ok(Event::GoDown { answer }) => reply(&answer, Err(Failure::NoSwarm)),
                     Ok(Event::Stop) => {
                         log::info!("stopping when the node has left");
                         self.stop_after = true;

@@ -14,6 +14,7 @@ use smol::future::FutureExt;
 
 use super::acts::Acts;
 use super::asking::Waiting;
+use super::beginning::Beginner;
 use super::following::Own;
 use super::handle::{Event, Failure, Shared, SwarmState};
 use super::identity::Identity;
@@ -34,7 +35,6 @@ use crate::host::runtime::ExitEvent;
 use crate::logic::manager::{self, Manager};
 use crate::logic::raft::codec;
 use crate::logic::worker::{self, Worker};
-use crate::model::cluster::Founding;
 use crate::model::peer::ManagerAddress;
 
 /// Most events taken before the machines' outputs are performed.
@@ -48,6 +48,8 @@ const GOODBYE_MAX: Span = Span::from_secs(1);
 pub(super) enum Ended {
     /// The daemon is to stop; containers and proxy go on.
     Stop,
+    /// The machine goes down: what runs is to be stopped.
+    GoesDown,
     /// The node leaves its swarm: everything of it is to be removed.
     Leave,
     /// The log holds what this release cannot read. What runs goes on; the daemon must end.
@@ -111,10 +113,12 @@ pub(super) struct Brain {
     /// Who leads, as far as this node's manager knows.
     pub(super) leader: Option<NodeId>,
     /// When the daemon stops at the latest, and whether this manager led when that began.
-    stopping: Option<(Time, bool)>,
+    pub(super) stopping: Option<(Time, bool)>,
+    /// It stops because the machine goes down.
+    pub(super) goes_down: bool,
     exits: Receiver<ExitEvent>,
     /// Who asked for the cluster; answered when it is durable.
-    init: Option<SyncSender<Result<NodeId, Failure>>>,
+    pub(super) init: Option<Beginner>,
     /// What the node cannot go on with.
     pub(super) broken: Option<String>,
 }
@@ -137,6 +141,7 @@ impl Brain {
             seen: 0,
             leader: None,
             stopping: None,
+            goes_down: false,
             to_manager: VecDeque::new(),
             to_worker: VecDeque::new(),
             writes: Vec::new(),
@@ -144,18 +149,6 @@ impl Brain {
             init: None,
             broken: None,
         }
-    }
-
-    /// What the new cluster begins with, and whom to tell when it is durable.
-    pub(super) fn answer_init(
-        &mut self,
-        founding: Founding,
-        answer: SyncSender<Result<NodeId, Failure>>,
-    ) {
-        if let Some(seat) = &mut self.node.seat {
-            seat.manager.set_founding(founding);
-        }
-        self.init = Some(answer);
     }
 
     /// Runs until the daemon stops or the node leaves. Gives the node back, whose threads the
@@ -196,7 +189,8 @@ impl Brain {
                 return (self.node, Ended::Broken(reason));
             }
             if self.stopped() {
-                return (self.node, Ended::Stop);
+                let ended = if self.goes_down { Ended::GoesDown } else { Ended::Stop };
+                return (self.node, ended);
             }
         }
     }
@@ -226,7 +220,7 @@ impl Brain {
     fn take(&mut self, event: Event) -> Option<Ended> {
         match event {
             Event::Command { command, answer } => self.ask(command, answer),
-            Event::Init { answer, .. } => reply(&answer, Err(Failure::AlreadySwarm)),
+            Event::Init { request, answer } => self.init_again(&request, answer),
             Event::Join { answer, .. } => reply(&answer, Err(Failure::AlreadySwarm)),
             Event::Tokens { answer } => reply(&answer, self.tokens()),
             Event::Leave { force, answer } => {
@@ -243,9 +237,7 @@ impl Brain {
                 self.to_manager.push_back(manager::io::Input::Persisted { ticket });
             }
             Event::PersistRefused { ticket, reason } => {
-                if let Some(answer) = self.init.take() {
-                    reply(&answer, Err(Failure::Host(reason.clone())));
-                }
+                self.refuse_init(&reason);
                 self.to_manager.push_back(manager::io::Input::PersistRefused { ticket, reason });
             }
             Event::SnapshotSaved { index } => {
@@ -273,13 +265,12 @@ impl Brain {
                 self.to_worker.push_back(worker::io::Input::RoutesApplied { generation, refused });
             }
             Event::Link(heard) => self.heard(heard),
+            Event::GoDown { answer } => self.go_down(answer),
+            // Its containers have their time; whoever is in a hurry sends a second signal.
+            Event::Stop if self.goes_down => {}
             // Asked twice, it stops at once.
             Event::Stop if self.stopping.is_some() => return Some(Ended::Stop),
-            Event::Stop => {
-                let led = self.lead.is_some();
-                self.stopping = Some((self.clock.now().mono + GOODBYE_MAX, led));
-                self.to_manager.push_back(manager::io::Input::Stopping);
-            }
+            Event::Stop => self.say_goodbye(GOODBYE_MAX),
         }
         None
     }
@@ -322,12 +313,7 @@ impl Brain {
             }
         }
         self.hand_over_writes();
-        if let Some(seat) = &self.node.seat
-            && seat.manager.is_bootstrapped()
-            && let Some(answer) = self.init.take()
-        {
-            reply(&answer, Ok(self.node.id));
-        }
+        self.tell_begun();
     }
 
     /// What follows from what the manager holds now.
@@ -365,7 +351,7 @@ impl Brain {
         }
     }
 
-    fn perform_manager(&mut self, output: manager::io::Output) {
+    pub(super) fn perform_manager(&mut self, output: manager::io::Output) {
         match output {
             manager::io::Output::Persist { ticket, write, urgent } => {
                 self.writes.push(Persist { ticket, write, urgent });
@@ -422,6 +408,8 @@ pub(super) async fn idle(events: &Receiver<Event>) -> Option<Event> {
             Ok(Event::Stop) | Err(_) => return None,
             Ok(Event::Command { answer, .. }) => reply(&answer, Err(Failure::NoSwarm)),
             Ok(Event::Leave { answer, .. }) => reply(&answer, Err(Failure::NotInSwarm)),
+            // Nothing runs here.
+            Ok(Event::GoDown { answer }) => reply(&answer, Ok(())),
             // What a swarm left behind comes too late to matter.
             Ok(
                 Event::Persisted { .. }

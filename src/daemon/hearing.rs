@@ -40,8 +40,8 @@ impl Brain {
                     self.look_at_role(now, node);
                 }
             }
-            Heard::Ended { node, number, announced } => {
-                self.session_ended(node, number, announced);
+            Heard::Ended { node, number, parting } => {
+                self.session_ended(node, number, parting);
             }
             Heard::Opened { number, outbox } => self.opened(number, outbox),
             Heard::Assigned { number, bytes } => self.assigned(number, &bytes),

@@ -19,7 +19,7 @@ use crate::logic::manager::wire;
 use crate::logic::membership::{Membership, PING};
 use crate::logic::worker;
 use crate::model::node::{Node, NodeDescription, NodeState, Role};
-use crate::model::peer::{ManagerAddress, Message, Refusal, Told};
+use crate::model::peer::{ManagerAddress, Message, Parting, Refusal, Told};
 
 /// A node that has not renewed its certificate is told again after this long.
 const RENEW_AGAIN: Span = Span::from_secs(5);
@@ -29,6 +29,8 @@ const RENEW_AGAIN: Span = Span::from_secs(5);
 pub(super) struct Leading {
     membership: Membership,
     sessions: BTreeMap<NodeId, Session>,
+    /// Number of each node's last session, also of one that is over already.
+    numbers: BTreeMap<NodeId, u64>,
     /// The nodes that are watched.
     watched: BTreeSet<NodeId>,
     /// What managers were told of the nodes.
@@ -137,6 +139,7 @@ impl Brain {
         for gone in lead.watched.difference(&nodes) {
             lead.membership.forget(*gone);
             lead.states.remove(gone);
+            lead.numbers.remove(gone);
             if let Some(session) = lead.sessions.remove(gone) {
                 log::info!("node {gone} was removed from the swarm");
                 drop(session);
@@ -169,6 +172,7 @@ impl Brain {
             }
         };
         log::info!("node {node} ({}) has a session", description.hostname);
+        lead.numbers.insert(node, number);
         let told = outbox.push(&managers);
         let told = told && (role == Role::Worker || outbox.push(&states(&lead.states)));
         if !told {
@@ -207,15 +211,17 @@ impl Brain {
     }
 
     /// A node's session is over.
-    pub(super) fn session_ended(&mut self, node: NodeId, number: u64, announced: bool) {
+    pub(super) fn session_ended(&mut self, node: NodeId, number: u64, parting: Parting) {
         let Some(lead) = &mut self.lead else { return };
-        if lead.sessions.get(&node).is_none_or(|session| session.number != number) {
+        if lead.numbers.get(&node) != Some(&number) {
             return;
         }
-        log::info!("the session of node {node} is over");
-        lead.sessions.remove(&node);
-        lead.membership.end(node, announced);
-        self.to_manager.push_back(Input::WorkerLeft { node });
+        // What it said last counts, also where its session was given up before that was heard.
+        lead.membership.end(node, parting);
+        if lead.sessions.remove(&node).is_some() {
+            log::info!("the session of node {node} is over");
+            self.to_manager.push_back(Input::WorkerLeft { node });
+        }
     }
 
     /// Tells a node what it is to run.
@@ -236,7 +242,7 @@ impl Brain {
         if !said {
             // It begins anew, and is told everything.
             let number = session.number;
-            self.session_ended(node, number, false);
+            self.session_ended(node, number, Parting::Silent);
         }
     }
 
@@ -289,7 +295,7 @@ impl Brain {
             }
         }
         for (node, number) in failed {
-            self.session_ended(node, number, false);
+            self.session_ended(node, number, Parting::Silent);
         }
     }
 

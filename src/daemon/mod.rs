@@ -6,10 +6,12 @@
 
 mod acts;
 mod asking;
+mod beginning;
 mod brain;
 mod checks;
 pub mod facts;
 mod following;
+mod going_down;
 pub mod handle;
 mod hearing;
 pub mod shown;
@@ -148,6 +150,20 @@ fn give_up(host: &Host, fatal: &Fatal) -> Failure {
     Failure::Host(chain::text(fatal))
 }
 
+/// Ends the node's threads; where the machine goes down, what runs before that.
+async fn stop(
+    host: &Host,
+    mut node: brain::Node,
+    goes_down: bool,
+    events: &Receiver<Event>,
+) -> Result<(), Fatal> {
+    if goes_down {
+        host.stop_what_runs(&mut node, events).await;
+    }
+    node.stop();
+    Ok(())
+}
+
 /// From swarm to none and back, until the daemon is told to stop.
 async fn lives(
     host: &Arc<Host>,
@@ -188,11 +204,10 @@ async fn lives(
             // Who has just asked for a swarm is told; a daemon that was in one cannot go on.
             Err(fatal) if asked.is_some() || joined.is_some() => {
                 let failure = give_up(host, &fatal);
-                if let Some((_founding, answer)) = asked.take() {
-                    brain::reply(&answer, Err(failure.clone()));
-                }
-                if let Some((answer, _role)) = joined.take() {
-                    brain::reply(&answer, Err(failure));
+                match (asked.take(), joined.take()) {
+                    (Some((_, answer)), _) => brain::reply(&answer, Err(failure)),
+                    (None, Some((answer, _))) => brain::reply(&answer, Err(failure)),
+                    (None, None) => {}
                 }
                 continue;
             }
@@ -208,9 +223,8 @@ async fn lives(
         start()?;
         let (node, ended) = brain.run(events).await;
         match ended {
-            Ended::Stop => {
-                node.stop();
-                return Ok(());
+            Ended::Stop | Ended::GoesDown => {
+                return stop(host, node, ended == Ended::GoesDown, events).await;
             }
             Ended::Broken(reason) => {
                 node.stop();

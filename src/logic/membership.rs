@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::base::id::NodeId;
 use crate::base::time::{Span, Time};
 use crate::model::node::NodeState;
+use crate::model::peer::Parting;
 
 /// Between two pings of a session.
 pub const PING: Span = Span::from_millis(400);
@@ -28,8 +29,8 @@ pub struct Evidence {
     pub heard: Time,
     /// When its kernel was.
     pub host_heard: Time,
-    /// Its daemon said that it ends in order and comes back.
-    pub announced: bool,
+    /// What its daemon said when it ended.
+    pub parting: Parting,
 }
 
 impl Evidence {
@@ -38,23 +39,26 @@ impl Evidence {
     #[must_use]
     pub fn new(now: Time, alive: bool) -> Self {
         let silent = Time(now.0.saturating_sub((SILENCE + Span(1)).0));
-        Self { heard: now, host_heard: if alive { now } else { silent }, announced: false }
+        Self { heard: now, host_heard: if alive { now } else { silent }, parting: Parting::Silent }
     }
 
     /// Its session spoke.
     pub const fn hear(&mut self, now: Time) {
-        (self.heard, self.host_heard, self.announced) = (now, now, false);
+        (self.heard, self.host_heard, self.parting) = (now, now, Parting::Silent);
     }
 
     /// Ready while its session speaks; Down once session and kernel are silent, or its daemon has
-    /// been for long; else Unknown: its containers may well run.
+    /// been for long, or has said that the machine goes down; else Unknown: its containers may well
+    /// run.
     #[must_use]
     pub fn verdict(&self, now: Time, session: bool) -> NodeState {
         let silent = now.since(self.heard);
-        let patience = if self.announced { ANNOUNCED } else { UNKNOWN };
         if session && silent <= SILENCE {
             NodeState::Ready
-        } else if silent > patience || now.since(self.host_heard) > SILENCE {
+        } else if self.parting == Parting::GoesDown
+            || silent > self.patience()
+            || now.since(self.host_heard) > SILENCE
+        {
             NodeState::Down
         } else {
             NodeState::Unknown
@@ -64,13 +68,24 @@ impl Evidence {
     /// When the verdict may be another one although nothing is heard.
     #[must_use]
     pub fn due(&self, now: Time, session: bool) -> Option<Time> {
-        let patience = if self.announced { ANNOUNCED } else { UNKNOWN };
+        if !session && self.parting == Parting::GoesDown {
+            return None;
+        }
         let ends = [
             session.then(|| self.heard + SILENCE),
             Some(self.host_heard + SILENCE),
-            Some(self.heard + patience),
+            Some(self.heard + self.patience()),
         ];
         ends.into_iter().flatten().filter(|at| *at >= now).min().map(|at| at + Span(1))
+    }
+
+    /// How long a daemon may be silent while its host answers.
+    const fn patience(&self) -> Span {
+        match self.parting {
+            Parting::Silent => UNKNOWN,
+            Parting::Restarts => ANNOUNCED,
+            Parting::GoesDown => Span::ZERO,
+        }
     }
 }
 
@@ -115,10 +130,10 @@ impl Membership {
         }
     }
 
-    /// Its session ended; `announced`: its daemon said that it comes back.
-    pub fn end(&mut self, node: NodeId, announced: bool) {
+    /// Its session ended.
+    pub fn end(&mut self, node: NodeId, parting: Parting) {
         if let Some(watch) = self.nodes.get_mut(&node) {
-            (watch.session, watch.evidence.announced) = (false, announced);
+            (watch.session, watch.evidence.parting) = (false, parting);
         }
     }
 
@@ -179,7 +194,7 @@ mod tests {
     fn the_verdict_by_session_and_kernel() {
         let evidence = Evidence::new(at(0), true);
         let alive = |ms| Evidence { host_heard: at(ms), ..evidence };
-        let announced = Evidence { announced: true, host_heard: at(59_900), ..evidence };
+        let announced = Evidence { parting: Parting::Restarts, host_heard: at(59_900), ..evidence };
         for (evidence, now, session, state) in [
             (evidence, 1_000, true, NodeState::Ready),
             (evidence, 1_200, true, NodeState::Ready),
@@ -240,7 +255,7 @@ mod tests {
         assert_eq!(all.silent(at(1_200)).collect::<Vec<_>>(), [a, b]);
         assert_eq!(all.judge(at(1_800)), [(a, NodeState::Down)]);
         all.begin(at(2_000), a);
-        all.end(a, true);
+        all.end(a, Parting::Restarts);
         all.host_heard(at(3_000), a);
         assert_eq!(all.judge(at(4_000)), [(a, NodeState::Unknown)]);
         all.forget(a);
@@ -249,8 +264,24 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_that_goes_down_is_down_until_it_is_heard_again() {
+        let a = NodeId::new(1);
+        let mut all = Membership::default();
+        all.begin(at(0), a);
+        all.end(a, Parting::GoesDown);
+        assert_eq!(all.deadline(at(10)), Some(at(10)), "at once");
+        assert_eq!(all.judge(at(10)), [(a, NodeState::Down)]);
+        // While it stops its containers, its kernel answers.
+        all.host_heard(at(300), a);
+        assert_eq!((all.judge(at(300)), all.deadline(at(300))), (vec![], None));
+        all.begin(at(20_000), a);
+        all.end(a, Parting::Silent);
+        assert_eq!(all.judge(at(20_001)), [(a, NodeState::Unknown)], "that was another time");
+    }
+
+    #[test]
     fn who_is_heard_again_has_not_announced_anything() {
-        let mut evidence = Evidence { announced: true, ..Evidence::new(at(0), false) };
+        let mut evidence = Evidence { parting: Parting::Restarts, ..Evidence::new(at(0), false) };
         evidence.hear(at(100));
         assert_eq!(evidence, Evidence::new(at(100), true));
     }

@@ -120,6 +120,8 @@ impl Kind {
     pub const PEER_PART: Self = Self(272);
     /// A node's daemon ends in order.
     pub const PEER_ENDING: Self = Self(273);
+    /// A node's machine goes down.
+    pub const PEER_GOING_DOWN: Self = Self(280);
 }
 
 /// One frame as it was found.

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::node::{Node, must};
 
+mod recovery;
+mod shutdown;
+
 /// Machines whose networks are joined. The bridge goes with them.
 struct Cluster {
     nodes: Vec<Node>,

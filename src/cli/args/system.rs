@@ -38,6 +38,16 @@ pub struct System {
 #[allow(missing_docs, reason = "each variant carries the documented arguments of one command")]
 pub enum SystemCommand {
     Info(Info),
+    Shutdown(Shutdown),
+}
+
+/// Stop this machine's containers and have them replaced, before the machine goes down
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "shutdown")]
+pub struct Shutdown {
+    /// only where systemd says that the system is stopping; else do nothing
+    #[argh(switch)]
+    pub if_stopping: bool,
 }
 
 /// Display system-wide information

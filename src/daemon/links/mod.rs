@@ -34,7 +34,7 @@ use crate::host::clock::Clock;
 use crate::host::peers::{Drain, Endpoint, Forwarder, Listener, Outbox};
 use crate::host::pki::Credentials;
 use crate::model::node::Role;
-use crate::model::peer::{Join, Joined, ManagerAddress, Message, Refusal, Renewed, Told};
+use crate::model::peer::{Join, Joined, ManagerAddress, Message, Parting, Refusal, Renewed, Told};
 
 /// Words to the thread that wait; the brain's commands in flight are fewer. What does not fit is
 /// dropped: forwards are repeated, probes too.
@@ -67,7 +67,7 @@ pub(in crate::daemon) enum Heard {
     /// It answered a ping.
     Answered { node: NodeId, number: u64 },
     /// Its session is over.
-    Ended { node: NodeId, number: u64, announced: bool },
+    Ended { node: NodeId, number: u64, parting: Parting },
     /// This node's session with the leader began. It ends when `outbox` is dropped.
     Opened { number: u64, outbox: Outbox },
     /// Its assignments.
@@ -134,6 +134,8 @@ struct Book {
     leads: bool,
     /// Raised when the session is to be begun anew.
     renewals: u64,
+    /// The session that there is is the last one.
+    parting: bool,
 }
 
 /// What the thread is made with.
@@ -222,6 +224,11 @@ impl Links {
     /// Who leads, as far as this node's manager or the session says.
     pub(in crate::daemon) fn set_leader(&self, leader: Option<NodeId>, leads: bool) {
         self.change(|book| (book.leader, book.leads) = (leader, leads));
+    }
+
+    /// After the session that there is, no other one is begun: this node goes down.
+    pub(in crate::daemon) fn part(&self) {
+        self.change(|book| book.parting = true);
     }
 
     /// Who leads, and where.

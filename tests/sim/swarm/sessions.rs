@@ -7,6 +7,7 @@ use skep::logic::manager::io as mio;
 use skep::logic::membership::{Membership, PING, SILENCE};
 use skep::logic::worker::io as wio;
 use skep::model::node::Role;
+use skep::model::peer::Parting;
 
 use super::session::{AGAIN, Session, Word};
 use super::{Event, World};
@@ -296,7 +297,7 @@ impl World {
             let session = self.machines[machine].session.as_ref();
             if session.is_none_or(|it| it.manager != manager || it.life != life) {
                 let node = self.machines[machine].id;
-                self.machines[manager].membership.end(node, false);
+                self.machines[manager].membership.end(node, Parting::Silent);
             }
         }
         for (node, state) in self.machines[manager].membership.judge(now) {
