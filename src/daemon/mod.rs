@@ -10,6 +10,7 @@ mod brain;
 mod checks;
 pub mod facts;
 mod following;
+mod gossiping;
 pub mod handle;
 mod hearing;
 pub mod shown;
@@ -26,12 +27,14 @@ mod plane_thread;
 mod records;
 mod signals;
 mod steps;
+mod waiting;
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, RwLock};
 
 use async_channel::Receiver;
+use smol::future::or;
 
 use self::brain::Ended;
 use self::handle::{Event, Failure, Handle, Shared, SwarmState};
@@ -159,7 +162,7 @@ async fn lives(
     loop {
         let Some(known) = identity.take() else {
             start()?;
-            match brain::idle(events).await {
+            match waiting::idle(events).await {
                 None => {
                     host.close();
                     return Ok(());
@@ -171,13 +174,25 @@ async fn lives(
                     }
                     Err(failure) => brain::reply(&answer, Err(failure)),
                 },
-                Some(Event::Join { request, answer }) => match host.join(&request).await {
-                    Ok((made, role)) => {
-                        identity = Some(made);
-                        joined = Some((answer, role));
+                Some(Event::Join { request, answer }) => {
+                    let stopped = async {
+                        waiting::joining(events).await;
+                        None
+                    };
+                    match or(async { Some(host.join(&request).await) }, stopped).await {
+                        Some(Ok((made, role))) => {
+                            identity = Some(made);
+                            joined = Some((answer, role));
+                        }
+                        Some(Err(failure)) => brain::reply(&answer, Err(failure)),
+                        // Nothing is written before the answer of a manager.
+                        None => {
+                            brain::reply(&answer, Err(Failure::Stopping));
+                            host.close();
+                            return Ok(());
+                        }
                     }
-                    Err(failure) => brain::reply(&answer, Err(failure)),
-                },
+                }
                 Some(_) => {}
             }
             continue;
@@ -186,6 +201,9 @@ async fn lives(
             Ok(brain) => brain,
             // Who has just asked for a swarm is told; a daemon that was in one cannot go on.
             Err(fatal) if asked.is_some() || joined.is_some() => {
+                if joined.is_some() {
+                    host.withdraw().await;
+                }
                 let failure = give_up(host, &fatal);
                 if let Some((_founding, answer)) = asked.take() {
                     brain::reply(&answer, Err(failure.clone()));
