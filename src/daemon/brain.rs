@@ -9,13 +9,12 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use async_channel::{Receiver, Sender};
-use async_io::Timer;
-use smol::future::FutureExt;
 
 use super::acts::Acts;
 use super::asking::Waiting;
 use super::beginning::Beginner;
 use super::following::Own;
+use super::gossiping::Gossiping;
 use super::handle::{Event, Failure, Shared, SwarmState};
 use super::identity::Identity;
 use super::leading::Leading;
@@ -24,11 +23,11 @@ use super::log_thread::{LogThread, Persist, Write};
 use super::node::Host;
 use super::papers::Issuer;
 use super::plane_thread::PlaneThread;
+use super::waiting::{Sources, Wake, wait};
 use crate::base::chain;
 use crate::base::id::NodeId;
 use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Time};
-use super::steps::exit;
 use crate::host::clock::Clock;
 use crate::host::pki::Authority;
 use crate::host::runtime::ExitEvent;
@@ -105,6 +104,7 @@ pub(super) struct Brain {
     /// While this node's manager leads and decides.
     pub(super) lead: Option<Leading>,
     pub(super) own: Own,
+    pub(super) gossip: Gossiping,
     /// The cluster's trust, once the store has it.
     pub(super) issuer: Option<Issuer>,
     pub(super) founding: Option<Authority>,
@@ -116,6 +116,8 @@ pub(super) struct Brain {
     pub(super) stopping: Option<(Time, bool)>,
     /// It stops because the machine goes down.
     pub(super) goes_down: bool,
+    /// It stops because the node leaves its swarm.
+    pub(super) leaves: bool,
     exits: Receiver<ExitEvent>,
     /// Who asked for the cluster; answered when it is durable.
     pub(super) init: Option<Beginner>,
@@ -136,12 +138,14 @@ impl Brain {
             node,
             lead: None,
             own: Own::new(managers),
+            gossip: Gossiping::default(),
             issuer: None,
             founding,
             seen: 0,
             leader: None,
             stopping: None,
             goes_down: false,
+            leaves: false,
             to_manager: VecDeque::new(),
             to_worker: VecDeque::new(),
             writes: Vec::new(),
@@ -165,11 +169,14 @@ impl Brain {
         }
         self.node.links.set_managers(&self.own.managers, self.node.seat.is_some());
         self.tell_api();
+        self.begin_gossip();
         self.to_worker.push_back(worker::io::Input::Tick);
         self.turn();
         loop {
             let deadline = self.deadline();
-            let mut next = match wait(events, &self.exits, deadline, &self.clock).await {
+            let gossip = self.gossip.changes();
+            let sources = Sources { events, exits: &self.exits, gossip };
+            let mut next = match wait(sources, deadline, &self.clock).await {
                 Wake::Event(event) => Some(event),
                 Wake::Deadline => None,
                 Wake::Closed => return (self.node, Ended::Stop),
@@ -189,7 +196,11 @@ impl Brain {
                 return (self.node, Ended::Broken(reason));
             }
             if self.stopped() {
-                let ended = if self.goes_down { Ended::GoesDown } else { Ended::Stop };
+                let ended = match (self.leaves, self.goes_down) {
+                    (true, _) => Ended::Leave,
+                    (false, true) => Ended::GoesDown,
+                    (false, false) => Ended::Stop,
+                };
                 return (self.node, ended);
             }
         }
@@ -200,8 +211,8 @@ impl Brain {
         let manager = self.node.seat.as_ref().and_then(|seat| seat.manager.deadline());
         let lead = self.lead.as_ref().and_then(|lead| lead.deadline(self.clock.now().mono));
         let stop = self.stopping.map(|(by, _)| by);
-        let all =
-            [manager, self.node.worker.deadline(), lead, self.waiting.deadline(), stop];
+        let (worker, again) = (self.node.worker.deadline(), self.waiting.deadline());
+        let all = [manager, worker, lead, again, stop, self.gossip.deadline()];
         all.into_iter().flatten().min()
     }
 
@@ -228,10 +239,15 @@ impl Brain {
                     reply(&answer, Err(refused));
                     return None;
                 }
+                if self.stopping.is_some() {
+                    reply(&answer, Err(Failure::Stopping));
+                    return None;
+                }
                 // The caller of `leave` waits until everything is removed: whoever ends the loop
                 // keeps the answer.
                 self.node.acts.leaving(answer);
-                return Some(Ended::Leave);
+                self.leaves = true;
+                self.say_goodbye(GOODBYE_MAX);
             }
             Event::Persisted { ticket } => {
                 self.to_manager.push_back(manager::io::Input::Persisted { ticket });
@@ -266,8 +282,10 @@ impl Brain {
             }
             Event::Link(heard) => self.heard(heard),
             Event::GoDown { answer } => self.go_down(answer),
+            Event::Gossip => self.gossip_changed(),
             // Its containers have their time; whoever is in a hurry sends a second signal.
             Event::Stop if self.goes_down => {}
+            Event::Stop if self.leaves => self.node.acts.stop_after_leaving(),
             // Asked twice, it stops at once.
             Event::Stop if self.stopping.is_some() => return Some(Ended::Stop),
             Event::Stop => self.say_goodbye(GOODBYE_MAX),
@@ -312,6 +330,7 @@ impl Brain {
                 }
             }
         }
+        self.look_at_gossip(now.mono);
         self.hand_over_writes();
         self.tell_begun();
     }
@@ -323,6 +342,7 @@ impl Brain {
         let leader = seat.manager.raft().leader();
         if leads != self.lead.is_some() {
             if leads { self.begin_leading(now) } else { self.stop_leading() }
+            self.tell_gossip_who_leads();
             self.node.links.set_leader(leader, leads);
         } else if leader != self.leader {
             self.node.links.set_leader(leader, leads);
@@ -337,6 +357,8 @@ impl Brain {
                 self.note_managers(managers.clone());
                 self.tell_all(crate::model::peer::Told::Managers(managers), false);
             }
+            self.tell_gossip_of_nodes();
+            self.place_self();
         }
         self.look_at_trust();
         self.attend(now);
@@ -399,35 +421,6 @@ impl Brain {
     }
 }
 
-/// Answers the events of a node that is in no swarm, until it is told to make one or to stop.
-pub(super) async fn idle(events: &Receiver<Event>) -> Option<Event> {
-    loop {
-        match events.recv().await {
-            Ok(event @ (Event::Init { .. } | Event::Join { .. })) => return Some(event),
-            Ok(Event::Tokens { answer }) => reply(&answer, Err(Failure::NoSwarm)),
-            Ok(Event::Stop) | Err(_) => return None,
-            Ok(Event::Command { answer, .. }) => reply(&answer, Err(Failure::NoSwarm)),
-            Ok(Event::Leave { answer, .. }) => reply(&answer, Err(Failure::NotInSwarm)),
-            // Nothing runs here.
-            Ok(Event::GoDown { answer }) => reply(&answer, Ok(())),
-            // What a swarm left behind comes too late to matter.
-            Ok(
-                Event::Persisted { .. }
-                | Event::PersistRefused { .. }
-                | Event::SnapshotSaved { .. }
-                | Event::SnapshotRefused { .. }
-                | Event::Acted { .. }
-                | Event::Absent { .. }
-                | Event::Pulled { .. }
-                | Event::Probed { .. }
-                | Event::Exited { .. }
-                | Event::RoutesApplied { .. }
-                | Event::Link(_),
-            ) => {}
-        }
-    }
-}
-
 /// Tells the API whether the node is in a swarm.
 pub(super) fn publish(shared: &Arc<Shared>, state: SwarmState) {
     match shared.swarm.write() {
@@ -440,46 +433,6 @@ pub(super) fn publish(shared: &Arc<Shared>, state: SwarmState) {
 pub(super) fn reply<T>(answer: &SyncSender<Result<T, Failure>>, result: Result<T, Failure>) {
     if answer.try_send(result).is_err() {
         log::debug!("a caller went away before its answer");
-    }
-}
-
-enum Wake {
-    Event(Event),
-    Deadline,
-    Closed,
-}
-
-async fn wait(
-    events: &Receiver<Event>,
-    exits: &Receiver<ExitEvent>,
-    deadline: Option<Time>,
-    clock: &Clock,
-) -> Wake {
-    let event = async {
-        match events.recv().await {
-            Ok(event) => Wake::Event(event),
-            Err(_) => Wake::Closed,
-        }
-    };
-    let exit = async {
-        match exits.recv().await {
-            Ok(event) => {
-                Wake::Event(Event::Exited { task: event.task, exit: exit(&event.exit) })
-            }
-            Err(_) => Wake::Closed,
-        }
-    };
-    let event = event.or(exit);
-    match deadline {
-        None => event.await,
-        Some(deadline) => {
-            let left = deadline.since(clock.now().mono).as_std();
-            let timer = async {
-                Timer::after(left).await;
-                Wake::Deadline
-            };
-            event.or(timer).await
-        }
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Own {
     session: Option<(u64, Outbox)>,
     /// The session that ends because the daemon does.
     ending: Option<u64>,
-    /// The leader was told that the daemon ends.
+    /// The leader was told that the daemon ends, or that the node leaves.
     said_ending: bool,
     /// Where managers are.
     pub(super) managers: Vec<ManagerAddress>,
@@ -53,6 +53,7 @@ impl Brain {
         // A session that was begun just before this manager began to lead is of no use.
         if self.lead.is_none() && !self.own.said_ending {
             self.own.session = Some((number, outbox));
+            self.look_at_addresses();
         }
     }
 
@@ -122,8 +123,9 @@ impl Brain {
                     log::warn!("the roots that the leader tells cannot be used: {err}");
                 }
             }
-            // Gossip has the keys of the store, or of the join.
-            Told::GossipKeys(_) => {}
+            // A manager has those of its store.
+            Told::GossipKeys(_) if self.node.seat.is_some() => {}
+            Told::GossipKeys(keys) => self.take_gossip_keys(keys),
             Told::Renew => self.node.links.renew(),
             Told::States(states) => self.own.states.extend(states),
         }
@@ -141,6 +143,8 @@ impl Brain {
             log::warn!("cannot keep where managers are: {}", chain::text(&err));
         }
         self.own.managers = managers;
+        self.tell_gossip_of_nodes();
+        self.gossip_changed();
         self.node.links.set_managers(&self.own.managers, self.node.seat.is_some());
     }
 
@@ -213,8 +217,8 @@ impl Brain {
     }
 
     /// Whether everything is said that is to be said before the daemon stops: the leadership is
-    /// handed over, and the leader knows that this node comes back, or goes down. `led`: this manager led when the
-    /// stop began.
+    /// handed over, and the leader knows that this node comes back, goes down, or leaves. `led`: this
+    /// manager led when the stop began.
     pub(super) fn has_said_goodbye(&mut self, led: bool) -> bool {
         if self.lead.is_some() {
             return self.is_alone();
@@ -226,12 +230,11 @@ impl Brain {
             // Who led until now waits for its session with the next leader.
             return !led;
         };
-        let word = if self.goes_down {
+        if self.goes_down {
             self.node.links.part();
-            Message::GoingDown
-        } else {
-            Message::Ending
-        };
+        }
+        let word =
+            if self.goes_down || self.leaves { Message::GoingDown } else { Message::Ending };
         if outbox.push(&word) {
             self.own.ending = Some(number);
         }

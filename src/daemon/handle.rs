@@ -88,6 +88,8 @@ pub(super) enum Event {
     RoutesApplied { generation: u64, refused: Vec<RefusedPort> },
     /// Something was heard from another node.
     Link(Heard),
+    /// What gossip tells has changed.
+    Gossip,
     /// The daemon is to stop.
     Stop,
 }
@@ -188,6 +190,9 @@ pub enum Failure {
     /// The join was refused, or nobody answered; 503.
     #[error("{0}")]
     Join(String),
+    /// It joins just now; 503.
+    #[error("This node joins a swarm just now: wait for that, or stop the daemon to give it up")]
+    Joining,
     /// Docker's text for a second `init`; 503.
     #[error(
         "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one."

@@ -41,6 +41,8 @@ pub(super) struct Leading {
     hear_at: Time,
     /// What it heard last.
     alone: Option<bool>,
+    /// The own address is on its way to the store.
+    pub(super) placing: bool,
     /// The cluster's trust is on its way to the store.
     pub(super) trust_asked: bool,
 }
@@ -76,6 +78,7 @@ impl Brain {
         self.end_own_session();
         self.lead = Some(Leading::default());
         self.own.states.clear();
+        self.look_at_addresses();
         self.watch_nodes(now.mono);
         let (node, description) = (self.node.id, self.node.acts.description().clone());
         self.to_manager.push_back(Input::WorkerJoined { node, description });
@@ -109,6 +112,11 @@ impl Brain {
             let heard = worker::io::Input::LeaderHeard { at: now.mono, alone };
             self.to_worker.push_back(heard);
             self.to_manager.push_back(Input::Heard { node: id });
+        }
+        if lead.membership.silent(now.mono).next().is_some() {
+            for (node, at) in self.gossip.heard() {
+                lead.membership.gossip_heard(at, node);
+            }
         }
         for (node, state) in lead.membership.judge(now.mono) {
             log::info!("node {node} is {state:?}");
@@ -145,9 +153,10 @@ impl Brain {
                 drop(session);
             }
         }
+        let heard = self.gossip.heard();
         for new in nodes.difference(&lead.watched) {
-            // A new leader takes their kernels to answer until they are probed.
-            lead.membership.watch(now, *new, true);
+            // What gossip knows nothing of is taken to be there until it is probed.
+            lead.membership.watch(now, *new, heard.get(new).copied().unwrap_or(now));
         }
         lead.watched = nodes;
     }
@@ -173,7 +182,9 @@ impl Brain {
         };
         log::info!("node {node} ({}) has a session", description.hostname);
         lead.numbers.insert(node, number);
-        let told = outbox.push(&managers);
+        let keys = self.issuer.as_ref().map(|issuer| issuer.trust.gossip_keys.clone());
+        let keys = keys.is_none_or(|keys| outbox.push(&Message::Told(Told::GossipKeys(keys))));
+        let told = keys && outbox.push(&managers);
         let told = told && (role == Role::Worker || outbox.push(&states(&lead.states)));
         if !told {
             return;
@@ -276,6 +287,7 @@ impl Brain {
     /// The address of a node is in the store, or could not be put there.
     pub(super) fn addressed(&mut self, node: NodeId, number: u64, _done: bool) {
         let Some(lead) = &mut self.lead else { return };
+        lead.placing &= node != self.node.id;
         if let Some(session) = lead.sessions.get_mut(&node)
             && session.number == number
         {

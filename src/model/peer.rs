@@ -203,7 +203,7 @@ pub enum Parting {
     Silent,
     /// Its daemon ends in order and is started again: what runs there goes on.
     Restarts,
-    /// Its machine goes down, and what runs there with it.
+    /// Its machine goes down, and what runs there with it; or it leaves the cluster.
     GoesDown,
 }
 

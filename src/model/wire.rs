@@ -53,6 +53,8 @@ impl Kind {
     pub const CREDENTIALS: Self = Self(71);
     /// How often gossip has started on this node.
     pub const GENERATION: Self = Self(76);
+    /// The keys of gossip that a node was told last.
+    pub const GOSSIP_KEYS: Self = Self(77);
     /// Which image each name means.
     pub const IMAGE_NAMES: Self = Self(80);
     /// An unpacked layer.

@@ -117,10 +117,13 @@ async fn session(
     from: SocketAddr,
 ) -> Result<(), ConnectionError> {
     let Some(mut welcomed) = led(shared, accepted).await? else { return Ok(()) };
-    let Message::Present(Present { description, advertise }) =
-        welcomed.connection.receiver.receive().await?
-    else {
-        return Ok(());
+    let (description, advertise) = match welcomed.connection.receiver.receive().await? {
+        Message::Present(Present { description, advertise }) => (description, advertise),
+        Message::GoingDown => {
+            shared.tell(Heard::Withdrawn { node }).await;
+            return Ok(());
+        }
+        _other => return Ok(()),
     };
     let number = shared.number();
     let (outbox, drain) = Outbox::new();

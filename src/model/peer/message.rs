@@ -45,7 +45,8 @@ pub enum Message {
     Report(Vec<u8>),
     /// The caller's daemon ends in order and is started again.
     Ending,
-    /// The caller's machine goes down, and its tasks with it.
+    /// The caller's machine goes down, and its tasks with it; or the node leaves the cluster. As the
+    /// first word of a session: the node has joined and never ran, and is to be forgotten.
     GoingDown,
     /// What else a node is told.
     Told(Told),

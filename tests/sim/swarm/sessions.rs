@@ -2,7 +2,7 @@
 //! the leader concludes about who is silent.
 
 use skep::base::id::NodeId;
-use skep::base::time::Span;
+use skep::base::time::{Span, Time};
 use skep::logic::manager::io as mio;
 use skep::logic::membership::{Membership, PING, SILENCE};
 use skep::logic::worker::io as wio;
@@ -274,10 +274,11 @@ impl World {
         let alive = self.machines[machine].power && self.both_hear(manager, machine);
         let membership = &mut self.machines[manager].membership;
         if joined {
-            membership.watch(now, node, alive);
+            membership.watch(now, node, if alive { now } else { Time(0) });
         }
         if alive {
             membership.host_heard(now, node);
+            membership.gossip_heard(now, node);
         }
     }
 
