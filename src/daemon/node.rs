@@ -272,7 +272,7 @@ impl Host {
     /// What the node proves itself with. One that has made its cluster and has no papers yet, also one
     /// of a release that knew none, makes them, with a root for the cluster's store.
     fn credentials(&self, identity: &Identity) -> Result<(Credentials, Option<Authority>), Fatal> {
-        let found = Credentials::read(self.data.path())
+        let found = Credentials::read(self.data.path(), None)
             .map_err(|err| Fatal::new("cannot read this node's certificate", err))?;
         if let Some(found) = found.filter(|it| it.verified().identity.node == identity.node) {
             return Ok((found, None));
@@ -280,7 +280,7 @@ impl Host {
         let failed = |err| Fatal::new("cannot make this node's certificate", err);
         let authority = papers::new_authority(identity.cluster).map_err(failed)?;
         let made = papers::found(&authority, identity.node).map_err(failed)?;
-        made.write(self.data.path())
+        made.write(self.data.path(), None)
             .map_err(|err| Fatal::new("cannot keep this node's certificate", err))?;
         Ok((made, Some(authority)))
     }
