@@ -177,7 +177,7 @@ fn reference(text: &str) -> Result<Reference, ApiError> {
 }
 
 /// What `X-Registry-Auth` says; nothing when it is empty.
-fn credentials(call: &Call<'_>) -> Result<Option<Credentials>, ApiError> {
+pub(super) fn credentials(call: &Call<'_>) -> Result<Option<Credentials>, ApiError> {
     let header = call.header("X-Registry-Auth");
     if header.is_empty() {
         return Ok(None);
