@@ -52,6 +52,7 @@ impl From<Failure> for ApiError {
             Failure::Refused(error) => return refused(error),
             Failure::NoSwarm
             | Failure::AlreadySwarm
+            | Failure::Joining
             | Failure::NotInSwarm
             | Failure::NotManager
             | Failure::Manager(_)

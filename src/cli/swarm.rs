@@ -28,6 +28,7 @@ pub fn default_host(command: &Command) -> Result<String, CliError> {
             &join.exec_root
         }
         Command::Daemon(_)
+        | Command::Demo(_)
         | Command::Image(_)
         | Command::Info(_)
         | Command::JoinToken(_)

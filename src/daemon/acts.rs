@@ -67,13 +67,24 @@ impl Acts {
         self.leaving.take()
     }
 
-    /// The node leaves: nothing more is begun, and what is under way ends at its next step. Returns
-    /// when it has, or after a while: a pull cannot be cut short, but makes nothing afterwards.
-    pub(super) async fn give_up(&mut self, events: &Receiver<Event>) {
+    /// Nothing more is begun or made.
+    pub(super) fn close(&mut self) {
         self.steps.close();
         self.lanes.clear();
         // Those under way end with their containers.
         self.probes.clear();
+    }
+
+    /// The daemon ends when the node has left.
+    pub(super) fn stop_after_leaving(&mut self) {
+        log::info!("stopping when the node has left");
+        self.stop_after = true;
+    }
+
+    /// The node leaves: nothing more is begun, and what is under way ends at its next step. Returns
+    /// when it has, or after a while: a pull cannot be cut short, but makes nothing afterwards.
+    pub(super) async fn give_up(&mut self, events: &Receiver<Event>) {
+        self.close();
         let all = async {
             while !self.lanes.is_idle() {
                 match events.recv().await {
@@ -88,10 +99,8 @@ impl Acts {
                     Ok(Event::Init { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),
                     Ok(Event::Join { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),
                     Ok(Event::Tokens { answer }) => reply(&answer, Err(Failure::NoSwarm)),
-                    Ok(Event::Stop) => {
-                        log::info!("stopping when the node has left");
-                        self.stop_after = true;
-                    }
+                    Ok(Event::GoDown { answer }) => reply(&answer, Err(Failure::NoSwarm)),
+                    Ok(Event::Stop) => self.stop_after_leaving(),
                     Ok(_) => {}
                     Err(_) => return,
                 }

@@ -201,6 +201,8 @@ impl Brain {
     ) -> Option<CommandError> {
         let now = self.clock.now().mono;
         let leader = match &error {
+            // What a leader sees is not told to others: a read is asked again here.
+            CommandError::NotLeader { .. } if matches!(command, Command::Read) => None,
             CommandError::NotLeader { leader } => leader.filter(|it| *it != self.node.id),
             _other => None,
         };

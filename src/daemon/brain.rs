@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use async_channel::{Receiver, Sender};
-use async_io::Timer;
-use smol::future::FutureExt;
 
 use super::acts::Acts;
 use super::asking::Waiting;
+use super::beginning::Beginner;
 use super::following::Own;
+use super::gossiping::Gossiping;
 use super::handle::{Event, Failure, Shared, SwarmState};
 use super::identity::Identity;
 use super::leading::Leading;
@@ -23,18 +23,17 @@ use super::log_thread::{LogThread, Persist, Write};
 use super::node::Host;
 use super::papers::Issuer;
 use super::plane_thread::PlaneThread;
+use super::waiting::{Sources, Wake, wait};
 use crate::base::chain;
 use crate::base::id::NodeId;
 use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Time};
-use super::steps::exit;
 use crate::host::clock::Clock;
 use crate::host::pki::Authority;
 use crate::host::runtime::ExitEvent;
 use crate::logic::manager::{self, Manager};
 use crate::logic::raft::codec;
 use crate::logic::worker::{self, Worker};
-use crate::model::cluster::Founding;
 use crate::model::peer::ManagerAddress;
 
 /// Most events taken before the machines' outputs are performed.
@@ -48,6 +47,8 @@ const GOODBYE_MAX: Span = Span::from_secs(1);
 pub(super) enum Ended {
     /// The daemon is to stop; containers and proxy go on.
     Stop,
+    /// The machine goes down: what runs is to be stopped.
+    GoesDown,
     /// The node leaves its swarm: everything of it is to be removed.
     Leave,
     /// The log holds what this release cannot read. What runs goes on; the daemon must end.
@@ -103,6 +104,7 @@ pub(super) struct Brain {
     /// While this node's manager leads and decides.
     pub(super) lead: Option<Leading>,
     pub(super) own: Own,
+    pub(super) gossip: Gossiping,
     /// The cluster's trust, once the store has it.
     pub(super) issuer: Option<Issuer>,
     pub(super) founding: Option<Authority>,
@@ -111,10 +113,14 @@ pub(super) struct Brain {
     /// Who leads, as far as this node's manager knows.
     pub(super) leader: Option<NodeId>,
     /// When the daemon stops at the latest, and whether this manager led when that began.
-    stopping: Option<(Time, bool)>,
+    pub(super) stopping: Option<(Time, bool)>,
+    /// It stops because the machine goes down.
+    pub(super) goes_down: bool,
+    /// It stops because the node leaves its swarm.
+    pub(super) leaves: bool,
     exits: Receiver<ExitEvent>,
     /// Who asked for the cluster; answered when it is durable.
-    init: Option<SyncSender<Result<NodeId, Failure>>>,
+    pub(super) init: Option<Beginner>,
     /// What the node cannot go on with.
     pub(super) broken: Option<String>,
 }
@@ -132,11 +138,14 @@ impl Brain {
             node,
             lead: None,
             own: Own::new(managers),
+            gossip: Gossiping::default(),
             issuer: None,
             founding,
             seen: 0,
             leader: None,
             stopping: None,
+            goes_down: false,
+            leaves: false,
             to_manager: VecDeque::new(),
             to_worker: VecDeque::new(),
             writes: Vec::new(),
@@ -144,18 +153,6 @@ impl Brain {
             init: None,
             broken: None,
         }
-    }
-
-    /// What the new cluster begins with, and whom to tell when it is durable.
-    pub(super) fn answer_init(
-        &mut self,
-        founding: Founding,
-        answer: SyncSender<Result<NodeId, Failure>>,
-    ) {
-        if let Some(seat) = &mut self.node.seat {
-            seat.manager.set_founding(founding);
-        }
-        self.init = Some(answer);
     }
 
     /// Runs until the daemon stops or the node leaves. Gives the node back, whose threads the
@@ -172,11 +169,14 @@ impl Brain {
         }
         self.node.links.set_managers(&self.own.managers, self.node.seat.is_some());
         self.tell_api();
+        self.begin_gossip();
         self.to_worker.push_back(worker::io::Input::Tick);
         self.turn();
         loop {
             let deadline = self.deadline();
-            let mut next = match wait(events, &self.exits, deadline, &self.clock).await {
+            let gossip = self.gossip.changes();
+            let sources = Sources { events, exits: &self.exits, gossip };
+            let mut next = match wait(sources, deadline, &self.clock).await {
                 Wake::Event(event) => Some(event),
                 Wake::Deadline => None,
                 Wake::Closed => return (self.node, Ended::Stop),
@@ -196,7 +196,12 @@ impl Brain {
                 return (self.node, Ended::Broken(reason));
             }
             if self.stopped() {
-                return (self.node, Ended::Stop);
+                let ended = match (self.leaves, self.goes_down) {
+                    (true, _) => Ended::Leave,
+                    (false, true) => Ended::GoesDown,
+                    (false, false) => Ended::Stop,
+                };
+                return (self.node, ended);
             }
         }
     }
@@ -206,8 +211,8 @@ impl Brain {
         let manager = self.node.seat.as_ref().and_then(|seat| seat.manager.deadline());
         let lead = self.lead.as_ref().and_then(|lead| lead.deadline(self.clock.now().mono));
         let stop = self.stopping.map(|(by, _)| by);
-        let all =
-            [manager, self.node.worker.deadline(), lead, self.waiting.deadline(), stop];
+        let (worker, again) = (self.node.worker.deadline(), self.waiting.deadline());
+        let all = [manager, worker, lead, again, stop, self.gossip.deadline()];
         all.into_iter().flatten().min()
     }
 
@@ -226,7 +231,7 @@ impl Brain {
     fn take(&mut self, event: Event) -> Option<Ended> {
         match event {
             Event::Command { command, answer } => self.ask(command, answer),
-            Event::Init { answer, .. } => reply(&answer, Err(Failure::AlreadySwarm)),
+            Event::Init { request, answer } => self.init_again(&request, answer),
             Event::Join { answer, .. } => reply(&answer, Err(Failure::AlreadySwarm)),
             Event::Tokens { answer } => reply(&answer, self.tokens()),
             Event::Leave { force, answer } => {
@@ -234,18 +239,21 @@ impl Brain {
                     reply(&answer, Err(refused));
                     return None;
                 }
+                if self.stopping.is_some() {
+                    reply(&answer, Err(Failure::Stopping));
+                    return None;
+                }
                 // The caller of `leave` waits until everything is removed: whoever ends the loop
                 // keeps the answer.
                 self.node.acts.leaving(answer);
-                return Some(Ended::Leave);
+                self.leaves = true;
+                self.say_goodbye(GOODBYE_MAX);
             }
             Event::Persisted { ticket } => {
                 self.to_manager.push_back(manager::io::Input::Persisted { ticket });
             }
             Event::PersistRefused { ticket, reason } => {
-                if let Some(answer) = self.init.take() {
-                    reply(&answer, Err(Failure::Host(reason.clone())));
-                }
+                self.refuse_init(&reason);
                 self.to_manager.push_back(manager::io::Input::PersistRefused { ticket, reason });
             }
             Event::SnapshotSaved { index } => {
@@ -273,13 +281,14 @@ impl Brain {
                 self.to_worker.push_back(worker::io::Input::RoutesApplied { generation, refused });
             }
             Event::Link(heard) => self.heard(heard),
+            Event::GoDown { answer } => self.go_down(answer),
+            Event::Gossip => self.gossip_changed(),
+            // Its containers have their time; whoever is in a hurry sends a second signal.
+            Event::Stop if self.goes_down => {}
+            Event::Stop if self.leaves => self.node.acts.stop_after_leaving(),
             // Asked twice, it stops at once.
             Event::Stop if self.stopping.is_some() => return Some(Ended::Stop),
-            Event::Stop => {
-                let led = self.lead.is_some();
-                self.stopping = Some((self.clock.now().mono + GOODBYE_MAX, led));
-                self.to_manager.push_back(manager::io::Input::Stopping);
-            }
+            Event::Stop => self.say_goodbye(GOODBYE_MAX),
         }
         None
     }
@@ -321,13 +330,9 @@ impl Brain {
                 }
             }
         }
+        self.look_at_gossip(now.mono);
         self.hand_over_writes();
-        if let Some(seat) = &self.node.seat
-            && seat.manager.is_bootstrapped()
-            && let Some(answer) = self.init.take()
-        {
-            reply(&answer, Ok(self.node.id));
-        }
+        self.tell_begun();
     }
 
     /// What follows from what the manager holds now.
@@ -337,6 +342,7 @@ impl Brain {
         let leader = seat.manager.raft().leader();
         if leads != self.lead.is_some() {
             if leads { self.begin_leading(now) } else { self.stop_leading() }
+            self.tell_gossip_who_leads();
             self.node.links.set_leader(leader, leads);
         } else if leader != self.leader {
             self.node.links.set_leader(leader, leads);
@@ -351,6 +357,8 @@ impl Brain {
                 self.note_managers(managers.clone());
                 self.tell_all(crate::model::peer::Told::Managers(managers), false);
             }
+            self.tell_gossip_of_nodes();
+            self.place_self();
         }
         self.look_at_trust();
         self.attend(now);
@@ -365,7 +373,7 @@ impl Brain {
         }
     }
 
-    fn perform_manager(&mut self, output: manager::io::Output) {
+    pub(super) fn perform_manager(&mut self, output: manager::io::Output) {
         match output {
             manager::io::Output::Persist { ticket, write, urgent } => {
                 self.writes.push(Persist { ticket, write, urgent });
@@ -413,33 +421,6 @@ impl Brain {
     }
 }
 
-/// Answers the events of a node that is in no swarm, until it is told to make one or to stop.
-pub(super) async fn idle(events: &Receiver<Event>) -> Option<Event> {
-    loop {
-        match events.recv().await {
-            Ok(event @ (Event::Init { .. } | Event::Join { .. })) => return Some(event),
-            Ok(Event::Tokens { answer }) => reply(&answer, Err(Failure::NoSwarm)),
-            Ok(Event::Stop) | Err(_) => return None,
-            Ok(Event::Command { answer, .. }) => reply(&answer, Err(Failure::NoSwarm)),
-            Ok(Event::Leave { answer, .. }) => reply(&answer, Err(Failure::NotInSwarm)),
-            // What a swarm left behind comes too late to matter.
-            Ok(
-                Event::Persisted { .. }
-                | Event::PersistRefused { .. }
-                | Event::SnapshotSaved { .. }
-                | Event::SnapshotRefused { .. }
-                | Event::Acted { .. }
-                | Event::Absent { .. }
-                | Event::Pulled { .. }
-                | Event::Probed { .. }
-                | Event::Exited { .. }
-                | Event::RoutesApplied { .. }
-                | Event::Link(_),
-            ) => {}
-        }
-    }
-}
-
 /// Tells the API whether the node is in a swarm.
 pub(super) fn publish(shared: &Arc<Shared>, state: SwarmState) {
     match shared.swarm.write() {
@@ -452,46 +433,6 @@ pub(super) fn publish(shared: &Arc<Shared>, state: SwarmState) {
 pub(super) fn reply<T>(answer: &SyncSender<Result<T, Failure>>, result: Result<T, Failure>) {
     if answer.try_send(result).is_err() {
         log::debug!("a caller went away before its answer");
-    }
-}
-
-enum Wake {
-    Event(Event),
-    Deadline,
-    Closed,
-}
-
-async fn wait(
-    events: &Receiver<Event>,
-    exits: &Receiver<ExitEvent>,
-    deadline: Option<Time>,
-    clock: &Clock,
-) -> Wake {
-    let event = async {
-        match events.recv().await {
-            Ok(event) => Wake::Event(event),
-            Err(_) => Wake::Closed,
-        }
-    };
-    let exit = async {
-        match exits.recv().await {
-            Ok(event) => {
-                Wake::Event(Event::Exited { task: event.task, exit: exit(&event.exit) })
-            }
-            Err(_) => Wake::Closed,
-        }
-    };
-    let event = event.or(exit);
-    match deadline {
-        None => event.await,
-        Some(deadline) => {
-            let left = deadline.since(clock.now().mono).as_std();
-            let timer = async {
-                Timer::after(left).await;
-                Wake::Deadline
-            };
-            event.or(timer).await
-        }
     }
 }
 

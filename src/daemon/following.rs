@@ -3,12 +3,14 @@
 //! While this node's own manager leads, its worker is told directly and there is no session.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::SyncSender;
 
-use super::brain::{Brain, publish};
-use super::handle::SwarmState;
+use super::brain::{Brain, publish, reply};
+use super::handle::{Failure, SwarmState};
 use super::papers;
 use crate::base::chain;
 use crate::base::id::NodeId;
+use crate::base::time::Span;
 use crate::host::peers::Outbox;
 use crate::host::pki::Root;
 use crate::logic::manager::wire;
@@ -17,13 +19,17 @@ use crate::model::node::{NodeState, Role};
 use crate::model::peer::{MANAGERS_MAX, ManagerAddress, Message, Told};
 use crate::logic::manager::io::Report;
 
+/// The longest that a daemon whose machine goes down waits for another leader and for its goodbye to be
+/// said: what is not said costs the replacements ten seconds.
+const GOODBYE_DOWN_MAX: Span = Span::from_secs(4);
+
 /// This node's end of its session.
 #[derive(Debug, Default)]
 pub(super) struct Own {
     session: Option<(u64, Outbox)>,
     /// The session that ends because the daemon does.
     ending: Option<u64>,
-    /// The leader was told that the daemon ends.
+    /// The leader was told that the daemon ends, or that the node leaves.
     said_ending: bool,
     /// Where managers are.
     pub(super) managers: Vec<ManagerAddress>,
@@ -47,6 +53,7 @@ impl Brain {
         // A session that was begun just before this manager began to lead is of no use.
         if self.lead.is_none() && !self.own.said_ending {
             self.own.session = Some((number, outbox));
+            self.look_at_addresses();
         }
     }
 
@@ -116,8 +123,9 @@ impl Brain {
                     log::warn!("the roots that the leader tells cannot be used: {err}");
                 }
             }
-            // Gossip has the keys of the store, or of the join.
-            Told::GossipKeys(_) => {}
+            // A manager has those of its store.
+            Told::GossipKeys(_) if self.node.seat.is_some() => {}
+            Told::GossipKeys(keys) => self.take_gossip_keys(keys),
             Told::Renew => self.node.links.renew(),
             Told::States(states) => self.own.states.extend(states),
         }
@@ -135,6 +143,8 @@ impl Brain {
             log::warn!("cannot keep where managers are: {}", chain::text(&err));
         }
         self.own.managers = managers;
+        self.tell_gossip_of_nodes();
+        self.gossip_changed();
         self.node.links.set_managers(&self.own.managers, self.node.seat.is_some());
     }
 
@@ -189,9 +199,26 @@ impl Brain {
         publish(&self.shared, SwarmState::Active { node, cluster, manager });
     }
 
+    /// The machine goes down: what is said is said first, then what runs is stopped.
+    pub(super) fn go_down(&mut self, answer: SyncSender<Result<(), Failure>>) {
+        if self.stopping.is_some() {
+            return reply(&answer, Err(Failure::Stopping));
+        }
+        log::info!("the machine goes down: this node takes leave of its swarm for now");
+        self.goes_down = true;
+        self.node.acts.leaving(answer);
+        self.say_goodbye(GOODBYE_DOWN_MAX);
+    }
+
+    /// The daemon is to stop when it has said goodbye, or after `max`.
+    pub(super) fn say_goodbye(&mut self, max: Span) {
+        self.stopping = Some((self.clock.now().mono + max, self.lead.is_some()));
+        self.to_manager.push_back(crate::logic::manager::io::Input::Stopping);
+    }
+
     /// Whether everything is said that is to be said before the daemon stops: the leadership is
-    /// handed over, and the leader knows that this node comes back. `led`: this manager led when the
-    /// stop began.
+    /// handed over, and the leader knows that this node comes back, goes down, or leaves. `led`: this
+    /// manager led when the stop began.
     pub(super) fn has_said_goodbye(&mut self, led: bool) -> bool {
         if self.lead.is_some() {
             return self.is_alone();
@@ -203,7 +230,10 @@ impl Brain {
             // Who led until now waits for its session with the next leader.
             return !led;
         };
-        if outbox.push(&Message::Ending) {
+        self.node.links.part();
+        let word =
+            if self.goes_down || self.leaves { Message::GoingDown } else { Message::Ending };
+        if outbox.push(&word) {
             self.own.ending = Some(number);
         }
         // Without its outbox the session ends when all is said.

@@ -31,6 +31,9 @@ use crate::model::node::{Availability, NodeDescription, Role};
 /// Longest time that a command may take before its caller is told that it did not finish.
 pub(super) const COMMAND_SECS_MAX: u64 = 30;
 
+/// Longest time that a machine's going down may take.
+const DOWN_SECS_MAX: u64 = 60;
+
 /// The daemon as the API sees it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handle {
@@ -61,6 +64,8 @@ pub(super) enum Event {
     Tokens { answer: SyncSender<Result<(Tokens, ClusterTrust), Failure>> },
     /// Forget the cluster and everything of it.
     Leave { force: bool, answer: SyncSender<Result<(), Failure>> },
+    /// The machine goes down: say so, and stop what runs.
+    GoDown { answer: SyncSender<Result<(), Failure>> },
     /// Every write through this one is durable.
     Persisted { ticket: Ticket },
     /// No write from this one on reached the log.
@@ -83,6 +88,8 @@ pub(super) enum Event {
     RoutesApplied { generation: u64, refused: Vec<RefusedPort> },
     /// Something was heard from another node.
     Link(Heard),
+    /// What gossip tells has changed.
+    Gossip,
     /// The daemon is to stop.
     Stop,
 }
@@ -131,6 +138,8 @@ pub struct InitRequest {
     pub listen: String,
     /// What the new cluster begins with.
     pub founding: Founding,
+    /// Of a manager: it goes on alone with all that it holds, and the others are out.
+    pub force_new_cluster: bool,
 }
 
 /// What `join` says.
@@ -181,6 +190,9 @@ pub enum Failure {
     /// The join was refused, or nobody answered; 503.
     #[error("{0}")]
     Join(String),
+    /// It joins just now; 503.
+    #[error("This node joins a swarm just now: wait for that, or stop the daemon to give it up")]
+    Joining,
     /// Docker's text for a second `init`; 503.
     #[error(
         "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one."
@@ -297,6 +309,16 @@ impl Handle {
         self.ask(|answer| Event::Leave { force, answer })
     }
 
+    /// The machine goes down: the leader is told, so that replacements start elsewhere at once; the
+    /// tasks of this node leave the mesh, their containers get their stop signal and their grace, and
+    /// the daemon ends.
+    ///
+    /// # Errors
+    /// [`Failure::Stopping`] or [`Failure::Late`].
+    pub fn go_down(&self) -> Result<(), Failure> {
+        self.ask_for(DOWN_SECS_MAX, |answer| Event::GoDown { answer })
+    }
+
     /// Facts about this machine and this daemon.
     #[must_use]
     pub fn facts(&self) -> &Facts {
@@ -329,6 +351,14 @@ impl Handle {
         &self,
         event: impl FnOnce(SyncSender<Result<T, Failure>>) -> Event,
     ) -> Result<T, Failure> {
+        self.ask_for(COMMAND_SECS_MAX, event)
+    }
+
+    fn ask_for<T>(
+        &self,
+        secs: u64,
+        event: impl FnOnce(SyncSender<Result<T, Failure>>) -> Event,
+    ) -> Result<T, Failure> {
         let (answer, answered) = sync_channel(1);
         match self.shared.brain.try_send(event(answer)) {
             Ok(()) => {}
@@ -339,7 +369,7 @@ impl Handle {
             }
             Err(TrySendError::Closed(_)) => return Err(Failure::Stopping),
         }
-        match answered.recv_timeout(Duration::from_secs(COMMAND_SECS_MAX)) {
+        match answered.recv_timeout(Duration::from_secs(secs)) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => Err(Failure::Late),
             Err(RecvTimeoutError::Disconnected) => Err(Failure::Stopping),

@@ -40,9 +40,10 @@ impl Brain {
                     self.look_at_role(now, node);
                 }
             }
-            Heard::Ended { node, number, announced } => {
-                self.session_ended(node, number, announced);
+            Heard::Ended { node, number, parting } => {
+                self.session_ended(node, number, parting);
             }
+            Heard::Withdrawn { node } => self.withdraw(node),
             Heard::Opened { number, outbox } => self.opened(number, outbox),
             Heard::Assigned { number, bytes } => self.assigned(number, &bytes),
             Heard::Leader { number, at } => self.leader_heard(number, at),
@@ -55,6 +56,7 @@ impl Brain {
             Heard::JoinAsked { join, from, answer } => self.join_asked(*join, from, answer),
             Heard::RenewAsked { node, csr, answer } => self.renew_asked(node, &csr, &answer),
             Heard::Host { node } => self.host_heard(now, node),
+            Heard::Addresses => self.look_at_addresses(),
             Heard::Renewed { role } => self.renewed(role),
         }
     }

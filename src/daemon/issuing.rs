@@ -87,6 +87,20 @@ impl Brain {
         }
     }
 
+    /// A machine has joined and could not keep its papers: its node goes again, as if it had never
+    /// asked.
+    pub(super) fn withdraw(&mut self, id: NodeId) {
+        let store = self.node.seat.as_ref().filter(|_| self.lead.is_some());
+        let Some(node) = store.and_then(|seat| seat.manager.store().node(id)) else { return };
+        log::info!("node {id} has joined and could not begin: it is removed");
+        if node.spec.role == Role::Manager {
+            let spec = NodeSpec { role: Role::Worker, ..node.spec.clone() };
+            let version = node.meta.version;
+            self.put(Command::UpdateNode { id, version, spec }, Waiter::Nobody);
+        }
+        self.put(Command::RemoveNode { id, force: true }, Waiter::Nobody);
+    }
+
     /// A node wants its next certificate: it gets the role that it should have.
     pub(super) fn renew_asked(&mut self, node: NodeId, csr: &[u8], answer: &AnswerTo<Renewed>) {
         let Some(seat) = self.node.seat.as_ref().filter(|_| self.lead.is_some()) else {
@@ -136,13 +150,16 @@ impl Brain {
             log::error!("the swarm's roots cannot be used: {err}");
         }
         let roots = issuer.trust.roots.clone();
+        let keys = issuer.trust.gossip_keys.clone();
         self.issuer = Some(issuer);
         // It was made when the root was not in the store yet, and that one was lost.
         let own = links.credentials();
         if links.endpoint().trust().verify(own.certificate()).is_err() {
             links.renew();
         }
+        self.take_gossip_keys(keys.clone());
         self.tell_all(Told::Roots(roots), false);
+        self.tell_all(Told::GossipKeys(keys), false);
     }
 
     fn make_trust(&mut self) {

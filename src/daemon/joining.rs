@@ -7,25 +7,31 @@ use std::time::Duration;
 
 use async_io::Timer;
 
+use super::gossiping::Kept;
 use super::handle::{Failure, JoinRequest};
 use super::identity::{self, Identity};
 use super::node::Host;
 use super::papers;
 use crate::base::chain;
 use crate::base::id::RequestId;
-use crate::host::peers::{self, DialError, PORT, Papers, resolve};
-use crate::host::pki::NodeKey;
+use crate::host::peers::{
+    self, Clocks, DialError, Endpoint, Expected, PORT, Papers, resolve,
+};
+use crate::host::pki::{Credentials, NodeKey, Trust};
 use crate::host::{clock, entropy};
 use crate::logic::manager::wire;
 use crate::model::join_token::JoinToken;
 use crate::model::node::Role;
-use crate::model::peer::Refusal;
+use crate::model::peer::{Call, ManagerAddress, Message, Refusal};
 
 /// The longest that a join may take (Docker's).
 const JOIN_MAX: Duration = Duration::from_secs(20);
 
 /// Managers that one may be sent on to before the next one named is asked.
 const HOPS_MAX: usize = 4;
+
+/// The longest that telling the cluster of a node that does not begin may take.
+const WITHDRAW_MAX: Duration = Duration::from_secs(5);
 
 /// Between two tries while the managers have no leader.
 const BUSY_WAIT: Duration = Duration::from_millis(500);
@@ -70,23 +76,36 @@ impl Host {
         let made = Identity {
             node: verified.node,
             cluster: verified.cluster,
-            advertise,
             listen,
             leaving: false,
+            foreign: identity::is_foreign(&advertise),
+            advertise,
         };
         if let Err(failure) = self.keep(&made, &papers) {
             if let Err(err) = papers::remove(&self.data) {
                 log::warn!("cannot remove the papers of a join: {}", chain::text(&err));
             }
+            withdraw(&papers.credentials, &papers.managers).await;
             return Err(failure);
         }
         Ok((made, verified.role))
+    }
+
+    /// Tells the cluster that this node, which has just joined, cannot begin.
+    pub(super) async fn withdraw(&self) {
+        let papers = Credentials::read(self.data.path());
+        match (papers, papers::read_managers(&self.data)) {
+            (Ok(Some(credentials)), Ok(managers)) => withdraw(&credentials, &managers).await,
+            (_, _) => log::warn!("the swarm cannot be told that this node does not join it"),
+        }
     }
 
     fn keep(&self, made: &Identity, papers: &Papers) -> Result<(), Failure> {
         let failed = |err: &dyn std::error::Error| Failure::Host(chain::text(err));
         self.empty_log().map_err(|err| failed(&err))?;
         papers::write_managers(&self.data, &papers.managers).map_err(|err| failed(&err))?;
+        let kept = Kept { keys: papers.gossip_keys.clone(), ..Kept::default() };
+        papers::write_gossip(&self.data, &kept).map_err(|err| failed(&err))?;
         papers.credentials.write(self.data.path()).map_err(|err| failed(&err))?;
         made.write(self.data.path()).map_err(|err| failed(&err))
     }
@@ -122,6 +141,41 @@ async fn ask_all(
         }
         Timer::after(BUSY_WAIT).await;
     }
+}
+
+/// Tells a leader that a node that has just joined cannot begin, so that nobody misses it. What
+/// cannot be told is seen by an operator, who removes the node.
+async fn withdraw(credentials: &Credentials, managers: &[ManagerAddress]) {
+    let told = async {
+        for manager in managers {
+            match tell_leaving(credentials, manager).await {
+                Ok(()) => return true,
+                Err(err) => log::debug!("node {}: {err}", manager.node),
+            }
+        }
+        false
+    };
+    let late = async {
+        Timer::after(WITHDRAW_MAX).await;
+        false
+    };
+    if !smol::future::or(told, late).await {
+        log::warn!("the swarm cannot be told that this node does not join it: remove it there");
+    }
+}
+
+async fn tell_leaving(credentials: &Credentials, manager: &ManagerAddress) -> Result<(), String> {
+    let trust = Trust::new(credentials.roots().to_vec()).map_err(|err| chain::text(&err))?;
+    let endpoint = Endpoint::new(credentials, trust, Clocks::default());
+    let endpoint = endpoint.map_err(|err| chain::text(&err))?;
+    let addresses = resolve(&manager.address).await.map_err(|err| chain::text(&err))?;
+    let address = addresses.first().ok_or("no address")?;
+    let dialled = endpoint.dial(*address, Expected::Node(manager.node), Call::Session);
+    let mut connection = Box::pin(dialled).await.map_err(|err| chain::text(&err))?.connection;
+    let sent = connection.sender.send(&Message::GoingDown).await;
+    sent.map_err(|err| chain::text(&err))?;
+    connection.sender.close().await;
+    Ok(())
 }
 
 enum AskError {

@@ -19,7 +19,7 @@ use crate::logic::manager::wire;
 use crate::logic::membership::{Membership, PING};
 use crate::logic::worker;
 use crate::model::node::{Node, NodeDescription, NodeState, Role};
-use crate::model::peer::{ManagerAddress, Message, Refusal, Told};
+use crate::model::peer::{ManagerAddress, Message, Parting, Refusal, Told};
 
 /// A node that has not renewed its certificate is told again after this long.
 const RENEW_AGAIN: Span = Span::from_secs(5);
@@ -29,6 +29,8 @@ const RENEW_AGAIN: Span = Span::from_secs(5);
 pub(super) struct Leading {
     membership: Membership,
     sessions: BTreeMap<NodeId, Session>,
+    /// Number of each node's last session, also of one that is over already.
+    numbers: BTreeMap<NodeId, u64>,
     /// The nodes that are watched.
     watched: BTreeSet<NodeId>,
     /// What managers were told of the nodes.
@@ -39,6 +41,8 @@ pub(super) struct Leading {
     hear_at: Time,
     /// What it heard last.
     alone: Option<bool>,
+    /// The own address is on its way to the store.
+    pub(super) placing: bool,
     /// The cluster's trust is on its way to the store.
     pub(super) trust_asked: bool,
 }
@@ -74,6 +78,7 @@ impl Brain {
         self.end_own_session();
         self.lead = Some(Leading::default());
         self.own.states.clear();
+        self.look_at_addresses();
         self.watch_nodes(now.mono);
         let (node, description) = (self.node.id, self.node.acts.description().clone());
         self.to_manager.push_back(Input::WorkerJoined { node, description });
@@ -108,6 +113,11 @@ impl Brain {
             self.to_worker.push_back(heard);
             self.to_manager.push_back(Input::Heard { node: id });
         }
+        if lead.membership.silent(now.mono).next().is_some() {
+            for (node, at) in self.gossip.heard() {
+                lead.membership.gossip_heard(at, node);
+            }
+        }
         for (node, state) in lead.membership.judge(now.mono) {
             log::info!("node {node} is {state:?}");
             self.to_manager.push_back(Input::Health { node, state });
@@ -137,14 +147,16 @@ impl Brain {
         for gone in lead.watched.difference(&nodes) {
             lead.membership.forget(*gone);
             lead.states.remove(gone);
+            lead.numbers.remove(gone);
             if let Some(session) = lead.sessions.remove(gone) {
                 log::info!("node {gone} was removed from the swarm");
                 drop(session);
             }
         }
+        let heard = self.gossip.heard();
         for new in nodes.difference(&lead.watched) {
-            // A new leader takes their kernels to answer until they are probed.
-            lead.membership.watch(now, *new, true);
+            // What gossip knows nothing of is taken to be there until it is probed.
+            lead.membership.watch(now, *new, heard.get(new).copied().unwrap_or(now));
         }
         lead.watched = nodes;
     }
@@ -169,7 +181,10 @@ impl Brain {
             }
         };
         log::info!("node {node} ({}) has a session", description.hostname);
-        let told = outbox.push(&managers);
+        lead.numbers.insert(node, number);
+        let keys = self.issuer.as_ref().map(|issuer| issuer.trust.gossip_keys.clone());
+        let keys = keys.is_none_or(|keys| outbox.push(&Message::Told(Told::GossipKeys(keys))));
+        let told = keys && outbox.push(&managers);
         let told = told && (role == Role::Worker || outbox.push(&states(&lead.states)));
         if !told {
             return;
@@ -207,15 +222,17 @@ impl Brain {
     }
 
     /// A node's session is over.
-    pub(super) fn session_ended(&mut self, node: NodeId, number: u64, announced: bool) {
+    pub(super) fn session_ended(&mut self, node: NodeId, number: u64, parting: Parting) {
         let Some(lead) = &mut self.lead else { return };
-        if lead.sessions.get(&node).is_none_or(|session| session.number != number) {
+        if lead.numbers.get(&node) != Some(&number) {
             return;
         }
-        log::info!("the session of node {node} is over");
-        lead.sessions.remove(&node);
-        lead.membership.end(node, announced);
-        self.to_manager.push_back(Input::WorkerLeft { node });
+        // What it said last counts, also where its session was given up before that was heard.
+        lead.membership.end(node, parting);
+        if lead.sessions.remove(&node).is_some() {
+            log::info!("the session of node {node} is over");
+            self.to_manager.push_back(Input::WorkerLeft { node });
+        }
     }
 
     /// Tells a node what it is to run.
@@ -236,7 +253,7 @@ impl Brain {
         if !said {
             // It begins anew, and is told everything.
             let number = session.number;
-            self.session_ended(node, number, false);
+            self.session_ended(node, number, Parting::Silent);
         }
     }
 
@@ -270,6 +287,7 @@ impl Brain {
     /// The address of a node is in the store, or could not be put there.
     pub(super) fn addressed(&mut self, node: NodeId, number: u64, _done: bool) {
         let Some(lead) = &mut self.lead else { return };
+        lead.placing &= node != self.node.id;
         if let Some(session) = lead.sessions.get_mut(&node)
             && session.number == number
         {
@@ -289,7 +307,7 @@ impl Brain {
             }
         }
         for (node, number) in failed {
-            self.session_ended(node, number, false);
+            self.session_ended(node, number, Parting::Silent);
         }
     }
 

@@ -6,10 +6,14 @@
 
 mod acts;
 mod asking;
+mod beginning;
 mod brain;
 mod checks;
+mod entering;
 pub mod facts;
 mod following;
+mod going_down;
+mod gossiping;
 pub mod handle;
 mod hearing;
 pub mod shown;
@@ -27,6 +31,7 @@ mod plane_thread;
 mod records;
 mod signals;
 mod steps;
+mod waiting;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -35,6 +40,7 @@ use std::sync::{Arc, RwLock};
 use async_channel::Receiver;
 
 use self::brain::Ended;
+use self::entering::Entry;
 use self::handle::{Event, Failure, Handle, Shared, SwarmState};
 use self::identity::Identity;
 use self::node::Host;
@@ -148,6 +154,20 @@ fn give_up(host: &Host, fatal: &Fatal) -> Failure {
     Failure::Host(chain::text(fatal))
 }
 
+/// Ends the node's threads; where the machine goes down, what runs before that.
+async fn stop(
+    host: &Host,
+    mut node: brain::Node,
+    goes_down: bool,
+    events: &Receiver<Event>,
+) -> Result<(), Fatal> {
+    if goes_down {
+        host.stop_what_runs(&mut node, events).await;
+    }
+    node.stop();
+    Ok(())
+}
+
 /// From swarm to none and back, until the daemon is told to stop.
 async fn lives(
     host: &Arc<Host>,
@@ -156,61 +176,44 @@ async fn lives(
     mut identity: Option<Identity>,
     start: &mut dyn FnMut() -> Result<(), Fatal>,
 ) -> Result<(), Fatal> {
-    let (mut asked, mut joined) = (None, None);
+    let mut entry = None;
     loop {
         let Some(known) = identity.take() else {
             start()?;
-            match brain::idle(events).await {
-                None => {
-                    host.close();
-                    return Ok(());
-                }
-                Some(Event::Init { request, answer }) => match host.make_identity(&request) {
-                    Ok(made) => {
-                        identity = Some(made);
-                        asked = Some((request.founding, answer));
-                    }
-                    Err(failure) => brain::reply(&answer, Err(failure)),
-                },
-                Some(Event::Join { request, answer }) => match host.join(&request).await {
-                    Ok((made, role)) => {
-                        identity = Some(made);
-                        joined = Some((answer, role));
-                    }
-                    Err(failure) => brain::reply(&answer, Err(failure)),
-                },
-                Some(_) => {}
-            }
+            let Some((made, how)) = entering::enter(host, events).await else {
+                host.close();
+                return Ok(());
+            };
+            (identity, entry) = (Some(made), Some(how));
             continue;
         };
-        let mut brain = match Host::start_node(host, &known, shared) {
-            Ok(brain) => brain,
+        let brain = match (Host::start_node(host, &known, shared), entry.take()) {
+            (Ok(mut brain), Some(Entry::Made { founding, answer })) => {
+                brain.answer_init(founding, answer);
+                brain
+            }
+            (Ok(brain), Some(Entry::Joined { role, answer })) => {
+                brain.tell_api();
+                brain::reply(&answer, Ok(role));
+                brain
+            }
+            (Ok(brain), None) => brain,
             // Who has just asked for a swarm is told; a daemon that was in one cannot go on.
-            Err(fatal) if asked.is_some() || joined.is_some() => {
-                let failure = give_up(host, &fatal);
-                if let Some((_founding, answer)) = asked.take() {
-                    brain::reply(&answer, Err(failure.clone()));
+            (Err(fatal), Some(how)) => {
+                if matches!(how, Entry::Joined { .. }) {
+                    host.withdraw().await;
                 }
-                if let Some((answer, _role)) = joined.take() {
-                    brain::reply(&answer, Err(failure));
-                }
+                how.refuse(give_up(host, &fatal));
                 continue;
             }
-            Err(fatal) => return Err(fatal),
+            (Err(fatal), None) => return Err(fatal),
         };
-        if let Some((founding, answer)) = asked.take() {
-            brain.answer_init(founding, answer);
-        }
         brain.tell_api();
-        if let Some((answer, role)) = joined.take() {
-            brain::reply(&answer, Ok(role));
-        }
         start()?;
         let (node, ended) = brain.run(events).await;
         match ended {
-            Ended::Stop => {
-                node.stop();
-                return Ok(());
+            Ended::Stop | Ended::GoesDown => {
+                return stop(host, node, ended == Ended::GoesDown, events).await;
             }
             Ended::Broken(reason) => {
                 node.stop();

@@ -39,7 +39,7 @@ use crate::logic::manager::{self, Manager, wire};
 use crate::logic::worker::{self, Worker};
 use crate::model::network::Subnet;
 use crate::model::node::Role;
-use crate::model::peer::{ManagerAddress, Message, Present};
+use crate::model::peer::{ManagerAddress, Present};
 
 /// Reports of a worker are gathered for this long before they are logged.
 const REPORT_BATCH: Span = Span::from_millis(100);
@@ -190,6 +190,7 @@ impl Host {
         let made = Identity {
             node: NodeId::new(random("a node")?),
             cluster: ClusterId::new(random("a cluster")?),
+            foreign: identity::is_foreign(&advertise),
             advertise,
             listen,
             leaving: false,
@@ -308,7 +309,7 @@ impl Host {
             events: shared.brain.clone(),
             clock: self.clock,
             data_root: self.data.path().to_owned(),
-            present: Message::Present(present),
+            present,
             managers,
         })
         .map_err(|err| Fatal::new(format!("cannot listen at {listen} for other nodes"), err))

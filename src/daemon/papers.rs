@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use super::gossiping::Kept;
 use crate::base::id::{ClusterId, NodeId};
 use crate::base::time::Wall;
 use crate::host::clock;
@@ -22,6 +23,9 @@ use crate::model::wire::Kind;
 
 /// Version of the file of managers.
 const MANAGERS_VERSION: u16 = 1;
+
+/// Version of the file of gossip's keys.
+const GOSSIP_KEYS_VERSION: u16 = 1;
 
 /// The cluster's trust, with its root's key ready to sign.
 #[derive(Debug)]
@@ -135,8 +139,29 @@ pub(super) fn write_managers(
     ledger::write(&managers_path(data), Kind::MANAGERS, MANAGERS_VERSION, some)
 }
 
-/// Removes papers and addresses.
+fn gossip_path(data: &DataRoot) -> PathBuf {
+    data.node().join("gossip")
+}
+
+/// What was kept of gossip.
+pub(super) fn read_gossip(data: &DataRoot) -> Result<Kept, LedgerError> {
+    let kept = ledger::read(&gossip_path(data), Kind::GOSSIP_KEYS, GOSSIP_KEYS_VERSION)?;
+    Ok(kept.unwrap_or_default())
+}
+
+/// Keeps the keys of gossip, and where others are.
+pub(super) fn write_gossip(data: &DataRoot, kept: &Kept) -> Result<(), LedgerError> {
+    ledger::write(&gossip_path(data), Kind::GOSSIP_KEYS, GOSSIP_KEYS_VERSION, kept)
+}
+
+/// The same where only addresses are new: they may be lost.
+pub(super) fn write_gossip_lazily(data: &DataRoot, kept: &Kept) -> Result<(), LedgerError> {
+    ledger::write_lazily(&gossip_path(data), Kind::GOSSIP_KEYS, GOSSIP_KEYS_VERSION, kept)
+}
+
+/// Removes papers, keys and addresses.
 pub(super) fn remove(data: &DataRoot) -> Result<(), LedgerError> {
+    ledger::remove(&gossip_path(data))?;
     ledger::remove(&managers_path(data))?;
     ledger::remove(&Credentials::path(data.path()))
 }

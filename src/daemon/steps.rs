@@ -93,7 +93,7 @@ impl Steps {
 
     fn still_open(&self) -> Result<(), Failed> {
         if self.closed.load(Ordering::SeqCst) {
-            return Err(Failed::host("the node leaves its swarm".to_owned()));
+            return Err(Failed::host("the node leaves its swarm, or goes down".to_owned()));
         }
         Ok(())
     }
@@ -229,6 +229,7 @@ impl Steps {
     }
 
     fn start(&self, task: TaskId, by: Option<Time>) -> Result<Outcome, Failed> {
+        self.still_open()?;
         let by = by.map(|by| self.clock.instant(by));
         let started = self.runtime.start_by(task, by).map_err(Failed::starting)?;
         Ok(started.map_or(Outcome::Late, |pid| Outcome::Started { pid }))

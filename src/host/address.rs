@@ -72,6 +72,41 @@ fn parse(text: &str) -> Option<SocketAddr> {
     found.find_map(|entry| Some(SocketAddr::from((entry.address?.as_sockaddr_in()?.ip(), port))))
 }
 
+/// Whether an address is one of this machine's interfaces.
+#[must_use]
+pub fn is_own(ip: IpAddr) -> bool {
+    let Ok(mut found) = nix::ifaddrs::getifaddrs() else { return false };
+    found.any(|entry| {
+        let Some(address) = entry.address else { return false };
+        match ip {
+            IpAddr::V4(ip) => address.as_sockaddr_in().is_some_and(|it| it.ip() == ip),
+            IpAddr::V6(ip) => address.as_sockaddr_in6().is_some_and(|it| it.ip() == ip),
+        }
+    })
+}
+
+/// The address of this machine that speaks with the first of these hosts to which there is a way, or
+/// else with the outside. None while there is no network but loopback.
+#[must_use]
+pub fn towards(hosts: impl IntoIterator<Item = IpAddr>) -> Option<IpAddr> {
+    let of_use = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unspecified() && !ip.is_unicast_link_local(),
+    };
+    let way = |host: IpAddr| {
+        let any: IpAddr = match host {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        // Connecting a datagram socket sends nothing.
+        socket.connect((host, PORT_DEFAULT)).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    let ways = hosts.into_iter().filter(of_use).filter_map(way);
+    ways.chain(outward()).find(of_use)
+}
+
 /// The address that this machine would be seen with from outside. Connecting a datagram socket
 /// sends nothing; without a default route, the first address that is not loopback, else loopback.
 fn outward() -> Option<IpAddr> {
@@ -117,6 +152,18 @@ mod tests {
             Ok(("127.0.0.1:99".to_owned(), "127.0.0.1:99".to_owned()))
         );
         assert_eq!(check("::1", "").map(|both| both.0), Ok("[::1]:2377".to_owned()));
+    }
+
+    #[test]
+    fn own_addresses_are_told_from_others() {
+        for own in ["127.0.0.1", "::1"] {
+            assert!(is_own(own.parse().unwrap()), "{own}");
+        }
+        for other in ["192.0.2.1", "2001:db8::1"] {
+            assert!(!is_own(other.parse().unwrap()), "{other}");
+        }
+        let loopback = ["127.0.0.1".parse().unwrap()];
+        assert!(towards(loopback).is_none_or(|ip| !ip.is_loopback()), "nobody else is there");
     }
 
     #[test]

@@ -141,6 +141,7 @@ impl Call {
                 Kind::PEER_REPORT,
                 Kind::PEER_PONG,
                 Kind::PEER_ENDING,
+                Kind::PEER_GOING_DOWN,
             ],
             (Self::Session, End::Answerer) => &[
                 Kind::PEER_REFUSED,
@@ -192,6 +193,18 @@ impl Hello {
 pub struct Welcome {
     /// The version of all that follows.
     pub version: u16,
+}
+
+/// How a node takes leave of the leader when its session ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Parting {
+    /// Without a word.
+    #[default]
+    Silent,
+    /// Its daemon ends in order and is started again: what runs there goes on.
+    Restarts,
+    /// Its machine goes down, and what runs there with it; or it leaves the cluster.
+    GoesDown,
 }
 
 /// A manager and where it was last reached. The address is a hint.

@@ -53,6 +53,8 @@ impl Kind {
     pub const CREDENTIALS: Self = Self(71);
     /// How often gossip has started on this node.
     pub const GENERATION: Self = Self(76);
+    /// The keys of gossip that a node was told last.
+    pub const GOSSIP_KEYS: Self = Self(77);
     /// Which image each name means.
     pub const IMAGE_NAMES: Self = Self(80);
     /// An unpacked layer.
@@ -120,6 +122,8 @@ impl Kind {
     pub const PEER_PART: Self = Self(272);
     /// A node's daemon ends in order.
     pub const PEER_ENDING: Self = Self(273);
+    /// A node's machine goes down.
+    pub const PEER_GOING_DOWN: Self = Self(280);
 }
 
 /// One frame as it was found.

@@ -1,9 +1,15 @@
 //! Several machines: three daemons in three network namespaces on one bridge.
 
+mod faults;
+mod history;
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::node::{Node, must};
+
+mod recovery;
+mod shutdown;
 
 /// Machines whose networks are joined. The bridge goes with them.
 struct Cluster {
@@ -14,7 +20,11 @@ struct Cluster {
 impl Cluster {
     /// Machines that reach each other at 10.9.0.1, 10.9.0.2, …; none is in a swarm.
     fn new(count: usize) -> Self {
-        let nodes: Vec<Node> = (0..count).map(|_| Node::start()).collect();
+        Self::of((0..count).map(|_| Node::start()).collect())
+    }
+
+    /// The same, of machines that are there.
+    fn of(nodes: Vec<Node>) -> Self {
         let bridge = format!("{}b", nodes[0].netns);
         let ip = |words: &[&str]| must(Command::new("ip").args(words));
         ip(&["netns", "add", &bridge]);
@@ -92,6 +102,24 @@ impl Drop for Cluster {
         if !gone.is_ok_and(|status| status.success()) {
             eprintln!("the bridge {} is left", self.bridge);
         }
+    }
+}
+
+impl Cluster {
+    /// Gives a machine another address, as DHCP does.
+    fn move_to(&self, n: usize, from: &str, to: &str) {
+        let ns = self.nodes[n].netns.as_str();
+        let ip = |words: &[&str]| must(Command::new("ip").args(["-n", ns]).args(words));
+        ip(&["addr", "del", &format!("{from}/24"), "dev", "eth0"]);
+        ip(&["addr", "add", &format!("{to}/24"), "dev", "eth0"]);
+        ip(&["route", "replace", "default", "via", "10.9.0.254"]);
+    }
+
+    /// Waits until a machine shows a node at an address as ready.
+    fn wait_ready_at(&self, seen_by: usize, at: &str) {
+        let wanted = (at.to_owned(), "ready".to_owned());
+        self.nodes[seen_by]
+            .wait(&format!("{wanted:?}"), || self.states(seen_by).contains(&wanted).then_some(()));
     }
 }
 
@@ -233,4 +261,92 @@ fn a_join_that_cannot_be_says_why_and_leaves_nothing() {
     let token = first.ok(&["join-token", "-q", "worker"]);
     second.ok(&["join", "--token", &token, &address(0)]);
     cluster.wait_state(0, 1, "ready");
+}
+
+#[test]
+fn nodes_whose_addresses_change_are_found_again() {
+    let mut cluster = Cluster::swarm(&["worker", "worker"]);
+    let create =
+        ["service", "create", "--detach", "--name", "web", "--mode", "global", "skep/hello"];
+    cluster.nodes[0].ok(&create);
+    cluster.nodes[0].wait_running("web", 3);
+    // A worker tells its new address itself.
+    cluster.move_to(1, "10.9.0.2", "10.9.0.102");
+    cluster.wait_ready_at(0, "10.9.0.102");
+    // The one manager: the workers know of no other place to look than what gossip says.
+    cluster.move_to(0, "10.9.0.1", "10.9.0.101");
+    for at in ["10.9.0.101", "10.9.0.102", "10.9.0.3"] {
+        cluster.wait_ready_at(0, at);
+    }
+    let manager =
+        cluster.nodes[0].ok(&["node", "inspect", "--format", "{{.ManagerStatus.Addr}}", "self"]);
+    assert_eq!(manager, "10.9.0.101:2377");
+    // Also one that was off while the manager moved, and has moved itself.
+    cluster.nodes[2].stop_daemon();
+    cluster.move_to(0, "10.9.0.101", "10.9.0.111");
+    cluster.wait_ready_at(0, "10.9.0.102");
+    cluster.move_to(2, "10.9.0.3", "10.9.0.103");
+    cluster.nodes[2].start_daemon();
+    cluster.wait_ready_at(0, "10.9.0.103");
+    assert_eq!(cluster.states(0).len(), 3, "none was removed or joined anew");
+    cluster.nodes[0].wait_running("web", 3);
+}
+
+#[test]
+fn a_manager_among_several_moves_and_who_leads_does_not_matter() {
+    let cluster = Cluster::swarm(&["manager", "manager"]);
+    for n in 0..3 {
+        let (from, to) = (address(n), format!("10.9.0.10{}", n + 1));
+        cluster.move_to(n, &from, &to);
+        let other = (n + 1) % 3;
+        cluster.wait_ready_at(other, &to);
+        cluster.nodes[n].ok(&[
+            "service",
+            "create",
+            "--detach",
+            "--name",
+            &format!("s{n}"),
+            "skep/hello",
+        ]);
+    }
+}
+
+#[test]
+fn a_node_that_leaves_is_down_at_once() {
+    let cluster = Cluster::swarm(&["worker"]);
+    let [first, second] = &cluster.nodes[..] else { panic!("two nodes") };
+    second.ok(&["leave"]);
+    assert!(!cluster.states(0).contains(&(address(1), "unknown".to_owned())));
+    cluster.wait_state(0, 1, "down");
+    let log = first.daemon_log();
+    let (_, after) = log.rsplit_once("has a session").expect("it had one");
+    assert!(after.contains("is Down") && !after.contains("is Unknown"), "{log}");
+}
+
+#[test]
+fn a_daemon_that_joins_can_be_stopped() {
+    let mut cluster = Cluster::new(1);
+    // It takes connections and says nothing.
+    let netns =
+        std::fs::File::open(format!("/run/netns/{}", cluster.nodes[0].netns)).expect("netns");
+    let listen = std::thread::spawn(move || {
+        nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
+        std::net::TcpListener::bind("10.9.0.1:2377").expect("listener")
+    });
+    let silent = listen.join().expect("listener");
+    let token = format!("SWMTKN-1-{}-{}", "0".repeat(50), "0".repeat(25));
+    let mut join = cluster.nodes[0]
+        .command(super::node::SKEP)
+        .args(["join", "--token", &token, "--listen-addr", "10.9.0.1:2378", "10.9.0.1:2377"])
+        .spawn()
+        .expect("join");
+    cluster.nodes[0].wait("it joins", || {
+        let refused = cluster.nodes[0].skep(&["init", "--advertise-addr", "10.9.0.1:2379"]);
+        refused.err.contains("joins a swarm just now").then_some(())
+    });
+    let begun = Instant::now();
+    cluster.nodes[0].stop_daemon();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    join.wait().expect("join");
+    drop(silent);
 }

@@ -14,6 +14,7 @@ mod busybox;
 mod cli;
 mod client;
 mod cluster;
+mod demo;
 mod disk;
 mod gossip;
 mod health;

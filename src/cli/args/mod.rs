@@ -33,6 +33,7 @@ pub struct Skep {
 #[allow(clippy::large_enum_variant, reason = "one value per run; argh cannot box")]
 pub enum Command {
     Daemon(system::Daemon),
+    Demo(system::Demo),
     Image(image::Image),
     Info(system::Info),
     Init(swarm::Init),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_io::Timer;
 
-use super::peer::CallError;
+use super::peer::{self, CallError};
 use super::{Heard, Shared};
 use crate::base::chain;
 use crate::base::id::{NodeId, RequestId};
@@ -38,12 +38,16 @@ pub(super) async fn forward(
     let address = shared.book().managers.get(&leader).cloned();
     let mut answer = None;
     if let Some(address) = address {
-        match resolve(&address).await {
+        let manager = ManagerAddress { node: leader, address };
+        match peer::addresses(&shared, &manager).await {
             Ok(addresses) => {
-                if let Some(address) = addresses.first() {
-                    let call = shared.forwarder.call(leader, *address, bytes, FORWARD_MAX);
+                for address in addresses {
+                    let call = shared.forwarder.call(leader, address, bytes.clone(), FORWARD_MAX);
                     match Box::pin(call).await {
-                        Ok(bytes) => answer = Some(bytes),
+                        Ok(bytes) => {
+                            answer = Some(bytes);
+                            break;
+                        }
                         Err(err) => log::debug!("a command: {}", chain::text(&err)),
                     }
                 }
@@ -159,7 +163,7 @@ async fn call(
     key: &NodeKey,
 ) -> Result<Credentials, CallError> {
     let mut failed = CallError::NoAddress;
-    for address in resolve(&manager.address).await? {
+    for address in peer::addresses(shared, manager).await? {
         let expected = Expected::Node(manager.node);
         match peers::renew(&shared.endpoint, address, expected, key, clock::wall()).await {
             Ok(credentials) => return Ok(credentials),

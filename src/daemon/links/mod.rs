@@ -9,6 +9,7 @@
 //! **Invariant:** of one session all is heard in order, between its begin and its end, and has its
 //! number: what comes of an older one is for nobody.
 
+mod addresses;
 mod ask;
 mod own_session;
 mod peer;
@@ -34,7 +35,9 @@ use crate::host::clock::Clock;
 use crate::host::peers::{Drain, Endpoint, Forwarder, Listener, Outbox};
 use crate::host::pki::Credentials;
 use crate::model::node::Role;
-use crate::model::peer::{Join, Joined, ManagerAddress, Message, Refusal, Renewed, Told};
+use crate::model::peer::{
+    Join, Joined, ManagerAddress, Message, Parting, Present, Refusal, Renewed, Told,
+};
 
 /// Words to the thread that wait; the brain's commands in flight are fewer. What does not fit is
 /// dropped: forwards are repeated, probes too.
@@ -67,7 +70,9 @@ pub(in crate::daemon) enum Heard {
     /// It answered a ping.
     Answered { node: NodeId, number: u64 },
     /// Its session is over.
-    Ended { node: NodeId, number: u64, announced: bool },
+    Ended { node: NodeId, number: u64, parting: Parting },
+    /// It has joined and could not begin to run.
+    Withdrawn { node: NodeId },
     /// This node's session with the leader began. It ends when `outbox` is dropped.
     Opened { number: u64, outbox: Outbox },
     /// Its assignments.
@@ -88,6 +93,8 @@ pub(in crate::daemon) enum Heard {
     RenewAsked { node: NodeId, csr: Vec<u8>, answer: AnswerTo<Renewed> },
     /// The kernel of a silent node answers.
     Host { node: NodeId },
+    /// Addresses of this machine have come or gone.
+    Addresses,
     /// This node has another certificate.
     Renewed { role: Role },
 }
@@ -112,7 +119,7 @@ struct Shared {
     clock: Clock,
     data_root: PathBuf,
     /// What the node says of itself at the start of a session.
-    present: Message,
+    description: Vec<u8>,
     numbers: AtomicU64,
     book: Mutex<Book>,
     /// Wakes the session when the book changes.
@@ -134,6 +141,20 @@ struct Book {
     leads: bool,
     /// Raised when the session is to be begun anew.
     renewals: u64,
+    /// The session that there is is the last one.
+    parting: bool,
+    /// `host:port` that others are told to reach this node at.
+    advertise: String,
+    hints: Hints,
+}
+
+/// What gossip says of managers; nobody has proved it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::daemon) struct Hints {
+    /// Where they are, to be tried where they do not answer at the address that the store has.
+    pub(in crate::daemon) addresses: BTreeMap<NodeId, SocketAddr>,
+    /// Who says that it leads.
+    pub(in crate::daemon) leader: Option<NodeId>,
 }
 
 /// What the thread is made with.
@@ -144,7 +165,7 @@ pub(in crate::daemon) struct Setup {
     pub(in crate::daemon) events: Events,
     pub(in crate::daemon) clock: Clock,
     pub(in crate::daemon) data_root: PathBuf,
-    pub(in crate::daemon) present: Message,
+    pub(in crate::daemon) present: Present,
     pub(in crate::daemon) managers: Vec<ManagerAddress>,
 }
 
@@ -166,6 +187,7 @@ impl Links {
     pub(in crate::daemon) fn start(setup: Setup) -> io::Result<Self> {
         let Setup { endpoint, credentials, listen, events, clock, data_root, present, managers } =
             setup;
+        let Present { description, advertise } = present;
         let node = endpoint.node();
         let listener = Listener::bind(listen, endpoint.clone())?;
         let (changed, changes) = async_channel::bounded(1);
@@ -178,9 +200,9 @@ impl Links {
             events,
             clock,
             data_root,
-            present,
+            description,
             numbers: AtomicU64::new(0),
-            book: Mutex::new(Book { managers, ..Book::default() }),
+            book: Mutex::new(Book { managers, advertise, ..Book::default() }),
             changed,
             credentials: Mutex::new(credentials),
         });
@@ -206,7 +228,11 @@ impl Links {
         let others = managers.iter().filter(|it| it.node != self.shared.node);
         let managers: BTreeMap<NodeId, String> =
             others.map(|it| (it.node, it.address.clone())).collect();
-        self.outboxes.retain(|node, _| talk && managers.contains_key(node));
+        // What is connected to where one was is of no use any more.
+        let before = self.shared.book().managers.clone();
+        self.outboxes.retain(|node, _| {
+            talk && managers.contains_key(node) && managers.get(node) == before.get(node)
+        });
         let mut new: Vec<NodeId> = managers.keys().copied().filter(|_| talk).collect();
         new.retain(|node| !self.outboxes.contains_key(node));
         // First, so that who is to call them finds where they are.
@@ -222,6 +248,28 @@ impl Links {
     /// Who leads, as far as this node's manager or the session says.
     pub(in crate::daemon) fn set_leader(&self, leader: Option<NodeId>, leads: bool) {
         self.change(|book| (book.leader, book.leads) = (leader, leads));
+    }
+
+    /// After the session that there is, no other one is begun: the daemon ends.
+    pub(in crate::daemon) fn part(&self) {
+        self.change(|book| book.parting = true);
+    }
+
+    /// This node has another address: what it has connected from the last one is over. `advertise` is
+    /// where others are told to reach it, where they do not see that themselves.
+    pub(in crate::daemon) fn moved(&mut self, advertise: Option<String>) {
+        self.outboxes.clear();
+        self.change(|book| {
+            book.advertise = advertise.unwrap_or_else(|| std::mem::take(&mut book.advertise));
+            book.renewals += 1;
+        });
+    }
+
+    /// What gossip says of managers.
+    pub(in crate::daemon) fn set_hints(&self, hints: Hints) {
+        if self.shared.book().hints != hints {
+            self.change(|book| book.hints = hints);
+        }
     }
 
     /// Who leads, and where.
@@ -348,6 +396,7 @@ fn run(shared: &Arc<Shared>, listener: Listener, orders: &Receiver<Order>, chang
     tasks.spawn(serve::accept(Arc::clone(shared), listener, tasks.clone()));
     tasks.spawn(own_session::keep(Arc::clone(shared), changes));
     tasks.spawn(ask::renew_in_time(Arc::clone(shared)));
+    tasks.spawn(addresses::watch(Arc::clone(shared)));
     smol::block_on(executor.run(obey(shared, orders, &tasks)));
 }
 

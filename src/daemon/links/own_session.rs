@@ -16,7 +16,7 @@ use crate::base::id::NodeId;
 use crate::base::time::Time;
 use crate::host::peers::{Connection, ConnectionError, DialError, Outbox};
 use crate::logic::manager::wire::ASSIGNMENTS_BYTES_MAX;
-use crate::model::peer::{Call, ManagerAddress, Message, Refusal};
+use crate::model::peer::{Call, ManagerAddress, Message, Present, Refusal};
 
 /// Between two tries to find the leader.
 const RETRY: Duration = Duration::from_millis(300);
@@ -35,7 +35,7 @@ pub(super) async fn keep(shared: Arc<Shared>, changes: Receiver<()>) {
     let mut turn = 0;
     loop {
         let book = shared.book().clone();
-        if book.leads || book.managers.is_empty() {
+        if book.parting || book.leads || book.managers.is_empty() {
             if changes.recv().await.is_err() {
                 return;
             }
@@ -45,7 +45,11 @@ pub(super) async fn keep(shared: Arc<Shared>, changes: Receiver<()>) {
         if let Some((leader, connection)) = find(&shared, &book, &mut turn).await {
             let number = shared.number();
             let (outbox, drain) = Outbox::new();
-            if outbox.push(&shared.present) {
+            let present = Present {
+                description: shared.description.clone(),
+                advertise: book.advertise.clone(),
+            };
+            if outbox.push(&Message::Present(present)) {
                 shared.tell(Heard::Opened { number, outbox }).await;
                 let (ended, end) = async_channel::bounded(1);
                 let mut ears = Ears::new(&shared, number, ended);
@@ -74,7 +78,7 @@ pub(super) async fn keep(shared: Arc<Shared>, changes: Receiver<()>) {
                 // Another leader is known: it is called at once.
                 while changes.recv().await.is_ok() {
                     let now = shared.book();
-                    if now.leads || now.leader != book.leader {
+                    if now.leads || now.leader != book.leader || now.hints != book.hints {
                         return;
                     }
                 }
@@ -90,7 +94,12 @@ async fn find(shared: &Shared, book: &Book, turn: &mut usize) -> Option<(NodeId,
         let (node, address) = book.managers.iter().nth(*turn % book.managers.len().max(1))?;
         Some(ManagerAddress { node: *node, address: address.clone() })
     };
-    let mut next = book.leader().or_else(any);
+    // Who says that it leads is asked every other time: it may lie, or not be reached.
+    let said = book.hints.leader.filter(|_| turn.is_multiple_of(2));
+    let said = said.and_then(|node| {
+        Some(ManagerAddress { node, address: book.managers.get(&node)?.clone() })
+    });
+    let mut next = book.leader().or(said).or_else(any);
     *turn = turn.wrapping_add(1);
     for _hop in 0..HOPS_MAX {
         let manager = next.take()?;
@@ -193,6 +202,7 @@ impl<'a> Ears<'a> {
             | Message::Present(_)
             | Message::Report(_)
             | Message::Ending
+            | Message::GoingDown
             | Message::Pong(_)
             | Message::Forward(_)
             | Message::Forwarded(_) => None,

@@ -1,5 +1,6 @@
 //! The way to another manager's consensus: dialled anew whenever it breaks.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use async_io::Timer;
 use super::{Heard, Shared};
 use crate::base::chain;
 use crate::base::id::NodeId;
-use crate::host::peers::{Connection, DialError, Drain, Expected, resolve};
+use crate::host::peers::{Connection, DialError, Drain, Expected, ResolveError, resolve};
 use crate::model::peer::{Call, ManagerAddress};
 
 /// The wait before a manager that could not be called is called again; it doubles.
@@ -43,14 +44,29 @@ pub(super) async fn keep(shared: Arc<Shared>, node: NodeId, drain: Drain) {
     }
 }
 
-/// Calls a manager at the address where it was reached last.
+/// Where a manager was reached last, and where gossip says that it is.
+pub(super) async fn addresses(
+    shared: &Shared,
+    manager: &ManagerAddress,
+) -> Result<Vec<SocketAddr>, ResolveError> {
+    let hint = shared.book().hints.addresses.get(&manager.node).copied();
+    let known = resolve(&manager.address).await;
+    let Some(hint) = hint else { return known };
+    let mut addresses = known.unwrap_or_default();
+    if !addresses.contains(&hint) {
+        addresses.push(hint);
+    }
+    Ok(addresses)
+}
+
+/// Calls a manager where it may be.
 pub(super) async fn dial(
     shared: &Shared,
     manager: &ManagerAddress,
     call: Call,
 ) -> Result<Connection, CallError> {
     let mut failed = CallError::NoAddress;
-    for address in resolve(&manager.address).await? {
+    for address in addresses(shared, manager).await? {
         let dialled = shared.endpoint.dial(address, Expected::Node(manager.node), call);
         match Box::pin(dialled).await {
             Ok(dialled) => return Ok(dialled.connection),
@@ -65,7 +81,7 @@ pub(super) async fn dial(
 pub(super) enum CallError {
     /// Its address cannot be used.
     #[error(transparent)]
-    Resolve(#[from] crate::host::peers::ResolveError),
+    Resolve(#[from] ResolveError),
     /// The call failed.
     #[error(transparent)]
     Dial(#[from] DialError),

@@ -11,7 +11,7 @@ use crate::host::peers::{
 };
 use crate::logic::manager::wire::REPORT_BYTES_MAX;
 use crate::model::node::Role;
-use crate::model::peer::{Call, Message, Present, Refusal};
+use crate::model::peer::{Call, Message, Parting, Present, Refusal};
 
 /// Accepts connections until the thread ends, each in a task of its own. How many there may be, the
 /// listener's seats say.
@@ -117,10 +117,13 @@ async fn session(
     from: SocketAddr,
 ) -> Result<(), ConnectionError> {
     let Some(mut welcomed) = led(shared, accepted).await? else { return Ok(()) };
-    let Message::Present(Present { description, advertise }) =
-        welcomed.connection.receiver.receive().await?
-    else {
-        return Ok(());
+    let (description, advertise) = match welcomed.connection.receiver.receive().await? {
+        Message::Present(Present { description, advertise }) => (description, advertise),
+        Message::GoingDown => {
+            shared.tell(Heard::Withdrawn { node }).await;
+            return Ok(());
+        }
+        _other => return Ok(()),
     };
     let number = shared.number();
     let (outbox, drain) = Outbox::new();
@@ -128,7 +131,7 @@ async fn session(
     let began = Heard::Began { node, number, role, description, advertise, from, outbox };
     shared.tell(began).await;
     let (ended, end) = async_channel::bounded(1);
-    let (mut parts, mut announced) = (Vec::new(), false);
+    let (mut parts, mut parting) = (Vec::new(), Parting::Silent);
     let carried = welcomed.connection.carry(&drain, |message| {
         let heard = match message {
             Message::Pong(_) => Heard::Answered { node, number },
@@ -139,7 +142,8 @@ async fn session(
                 parts.extend_from_slice(&bytes);
                 Heard::Report { node, number, bytes: std::mem::take(&mut parts) }
             }
-            Message::Ending => return announced = true,
+            Message::Ending => return parting = Parting::Restarts,
+            Message::GoingDown => return parting = Parting::GoesDown,
             other => {
                 log::warn!("node {node} says what it may not: kind {}", other.kind().0);
                 return if ended.try_send(()).is_err() {
@@ -158,7 +162,7 @@ async fn session(
         Ok(())
     };
     let carried = smol::future::or(carried, overrun).await;
-    shared.tell(Heard::Ended { node, number, announced }).await;
+    shared.tell(Heard::Ended { node, number, parting }).await;
     carried
 }
 

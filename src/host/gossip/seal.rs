@@ -14,7 +14,7 @@
 use std::fmt;
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-use ring::hkdf;
+use ring::{digest, hkdf};
 
 /// Bytes of a cluster key.
 pub const KEY_BYTES: usize = 32;
@@ -28,14 +28,29 @@ pub(super) const COUNTER_MAX: u64 = (1 << 48) - 1;
 const VERSION: u8 = 1;
 const SALT_BYTES: usize = 12;
 const PURPOSE: &[u8] = b"skep gossip 1";
+const NUMBER: &[u8] = b"skep gossip key number 1";
 
-/// A key of the cluster, with the number that managers gave it.
+/// A key of the cluster, with a number.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key {
-    /// Which one; the next has a higher number. Only the low byte is on the wire.
+    /// Tells it from others; two keys in use have two numbers. Only the low byte is on the wire, as a
+    /// hint.
     pub number: u32,
     /// The secret.
     pub secret: [u8; KEY_BYTES],
+}
+
+impl Key {
+    /// A key whose number follows from its secret, and tells nothing of it.
+    #[must_use]
+    pub fn new(secret: [u8; KEY_BYTES]) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(NUMBER);
+        context.update(&secret);
+        let digest = context.finish();
+        let first = digest.as_ref().first_chunk().copied().unwrap_or_default();
+        Self { number: u32::from_be_bytes(first), secret }
+    }
 }
 
 impl fmt::Debug for Key {
@@ -271,6 +286,14 @@ mod tests {
         for len in 0..datagram.len() {
             assert_eq!(open(&datagram[..len], &key(3), "swarm", &YOU), None, "{len} bytes");
         }
+    }
+
+    #[test]
+    fn a_number_follows_from_the_secret() {
+        let number = |byte| Key::new([byte; KEY_BYTES]).number;
+        assert_eq!(number(1), number(1));
+        assert_ne!(number(1), number(2));
+        expect_test::expect!["25002270"].assert_eq(&format!("{:08x}", number(7)));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! thread moves on. It is not a cache: every question goes to the kernel. One socket serves one
 //! thread at a time; opening one costs a few microseconds, so nobody shares.
 
+mod address_events;
 mod link;
 mod nft_events;
 mod route;
@@ -20,6 +21,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
+pub use address_events::AddressEvents;
 pub use link::{Link, Mac, VethPair};
 pub use nft_events::NftEvents;
 pub use route::{Route, RouteKind};

@@ -45,6 +45,9 @@ pub enum Message {
     Report(Vec<u8>),
     /// The caller's daemon ends in order and is started again.
     Ending,
+    /// The caller's machine goes down, and its tasks with it; or the node leaves the cluster. As the
+    /// first word of a session: the node has joined and never ran, and is to be forgotten.
+    GoingDown,
     /// What else a node is told.
     Told(Told),
     /// Answered by a `Pong` of the same number, where it is answered.
@@ -67,6 +70,7 @@ pub const fn limit(kind: Kind) -> usize {
         | Kind::PEER_RENEW
         | Kind::PEER_PING
         | Kind::PEER_ENDING
+        | Kind::PEER_GOING_DOWN
         | Kind::PEER_PONG => SMALL_BYTES_MAX,
         Kind::PEER_JOIN
         | Kind::PEER_JOINED
@@ -101,6 +105,7 @@ impl Message {
             Self::Assign(_) => Kind::PEER_ASSIGN,
             Self::Report(_) => Kind::PEER_REPORT,
             Self::Ending => Kind::PEER_ENDING,
+            Self::GoingDown => Kind::PEER_GOING_DOWN,
             Self::Told(_) => Kind::PEER_TOLD,
             Self::Ping(_) => Kind::PEER_PING,
             Self::Pong(_) => Kind::PEER_PONG,
@@ -125,7 +130,7 @@ impl Message {
             Self::Renewed(it) => wire::encode_into(kind, FIRST, it, max, out),
             Self::Told(it) => wire::encode_into(kind, FIRST, it, max, out),
             Self::Present(it) => wire::encode_into(kind, FIRST, it, max, out),
-            Self::Ending => wire::encode_into(kind, FIRST, &(), max, out),
+            Self::Ending | Self::GoingDown => wire::encode_into(kind, FIRST, &(), max, out),
             Self::Ping(it) | Self::Pong(it) => wire::encode_into(kind, FIRST, it, max, out),
             Self::Renew(bytes)
             | Self::Raft(bytes)
@@ -158,6 +163,7 @@ impl Message {
             Kind::PEER_ASSIGN => raw().map(Self::Assign),
             Kind::PEER_REPORT => raw().map(Self::Report),
             Kind::PEER_ENDING => frame.decode(kind, FIRST).map(|()| Self::Ending),
+            Kind::PEER_GOING_DOWN => frame.decode(kind, FIRST).map(|()| Self::GoingDown),
             Kind::PEER_TOLD => frame.decode(kind, FIRST).map(Self::Told),
             Kind::PEER_PING => frame.decode(kind, FIRST).map(Self::Ping),
             Kind::PEER_PONG => frame.decode(kind, FIRST).map(Self::Pong),

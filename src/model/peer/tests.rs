@@ -57,6 +57,7 @@ fn messages() -> Vec<Message> {
         Message::Part(vec![10]),
         Message::Ending,
         Message::Told(Told::States(vec![(NODE, NodeState::Down)])),
+        Message::GoingDown,
     ]
 }
 

@@ -2,11 +2,12 @@
 //! the leader concludes about who is silent.
 
 use skep::base::id::NodeId;
-use skep::base::time::Span;
+use skep::base::time::{Span, Time};
 use skep::logic::manager::io as mio;
 use skep::logic::membership::{Membership, PING, SILENCE};
 use skep::logic::worker::io as wio;
 use skep::model::node::Role;
+use skep::model::peer::Parting;
 
 use super::session::{AGAIN, Session, Word};
 use super::{Event, World};
@@ -273,10 +274,11 @@ impl World {
         let alive = self.machines[machine].power && self.both_hear(manager, machine);
         let membership = &mut self.machines[manager].membership;
         if joined {
-            membership.watch(now, node, alive);
+            membership.watch(now, node, if alive { now } else { Time(0) });
         }
         if alive {
             membership.host_heard(now, node);
+            membership.gossip_heard(now, node);
         }
     }
 
@@ -296,7 +298,7 @@ impl World {
             let session = self.machines[machine].session.as_ref();
             if session.is_none_or(|it| it.manager != manager || it.life != life) {
                 let node = self.machines[machine].id;
-                self.machines[manager].membership.end(node, false);
+                self.machines[manager].membership.end(node, Parting::Silent);
             }
         }
         for (node, state) in self.machines[manager].membership.judge(now) {
