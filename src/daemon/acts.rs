@@ -115,7 +115,9 @@ impl Acts {
                     Ok(Event::Acted { task, .. }) => {
                         self.under_way.remove(&task);
                     }
-                    Ok(Event::Command { answer, .. }) => reply(&answer, Err(Failure::NoSwarm)),
+                    Ok(Event::Command { answer, .. } | Event::ChangeTrust { answer, .. }) => {
+                        reply(&answer, Err(Failure::NoSwarm));
+                    }
                     Ok(Event::Leave { answer, .. }) => reply(&answer, Err(Failure::NotInSwarm)),
                     Ok(Event::Init { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),
                     Ok(Event::Join { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),

@@ -35,6 +35,7 @@ use crate::logic::raft::codec;
 use crate::logic::worker::{self, Worker};
 use crate::model::cluster::Founding;
 use crate::model::peer::ManagerAddress;
+use crate::model::validity::CERTIFICATE_LIFE;
 
 /// Most events taken before the machines' outputs are performed.
 const BATCH_EVENTS_MAX: usize = 256;
@@ -106,6 +107,8 @@ pub(super) struct Brain {
     /// The cluster's trust, once the store has it.
     pub(super) issuer: Option<Issuer>,
     pub(super) founding: Option<Authority>,
+    /// How long certificates are to live in a cluster that has no trust yet.
+    pub(super) certificate_life: Span,
     /// Index up to which the store was looked at.
     pub(super) seen: u64,
     /// Who leads, as far as this node's manager knows.
@@ -137,6 +140,7 @@ impl Brain {
             gossip: Gossiping::default(),
             issuer: None,
             founding,
+            certificate_life: CERTIFICATE_LIFE,
             seen: 0,
             leader: None,
             stopping: None,
@@ -153,12 +157,13 @@ impl Brain {
     /// What the new cluster begins with, and whom to tell when it is durable.
     pub(super) fn answer_init(
         &mut self,
-        founding: Founding,
+        (founding, certificate_life): (Founding, Option<Span>),
         answer: SyncSender<Result<NodeId, Failure>>,
     ) {
         if let Some(seat) = &mut self.node.seat {
             seat.manager.set_founding(founding);
         }
+        self.certificate_life = certificate_life.unwrap_or(CERTIFICATE_LIFE);
         self.init = Some(answer);
     }
 
@@ -237,6 +242,7 @@ impl Brain {
             Event::Init { answer, .. } => reply(&answer, Err(Failure::AlreadySwarm)),
             Event::Join { answer, .. } => reply(&answer, Err(Failure::AlreadySwarm)),
             Event::Tokens { answer } => reply(&answer, self.tokens()),
+            Event::ChangeTrust { change, answer } => self.change_trust(change, answer),
             Event::Leave { force, answer } => {
                 if let Some(refused) = self.must_stay().filter(|_| !force) {
                     reply(&answer, Err(refused));
@@ -361,9 +367,11 @@ impl Brain {
                 self.tell_all(crate::model::peer::Told::Managers(managers), false);
             }
             self.tell_gossip_of_nodes();
+            self.tell_trust_of_nodes();
             self.place_self();
         }
         self.look_at_trust();
+        self.look_at_rotation(now);
         self.attend(now);
         self.tell_states();
     }

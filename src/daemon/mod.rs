@@ -25,24 +25,28 @@ pub mod options;
 mod papers;
 mod plane_thread;
 mod records;
+mod rotating;
 mod signals;
 mod steps;
 mod waiting;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, RwLock};
 
 use async_channel::Receiver;
 use smol::future::or;
 
 use self::brain::Ended;
-use self::handle::{Event, Failure, Handle, Shared, SwarmState};
+use self::handle::{Event, Failure, Handle, JoinRequest, Shared, SwarmState};
 use self::identity::Identity;
 use self::node::Host;
 use self::options::Options;
 use crate::base::chain;
+use crate::base::id::NodeId;
 use crate::host;
+use crate::model::node::Role;
 
 /// Events that may wait for the brain; a sender on a thread of its own waits beyond that, an API
 /// thread is told that the daemon is busy.
@@ -90,6 +94,9 @@ pub fn run(args: &[String], start_api: StartApi) -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    if let Some(file) = &options.clock_offset {
+        host::clock::set_wrong_by(file.clone());
+    }
     host::log::init();
     match serve(&options, start_api) {
         Ok(()) => ExitCode::SUCCESS,
@@ -150,6 +157,39 @@ fn give_up(host: &Host, fatal: &Fatal) -> Failure {
     Failure::Host(chain::text(fatal))
 }
 
+/// Joins a swarm; nothing where the daemon is told to stop first, and then nothing is left here, since
+/// nothing is written before the answer of a manager.
+async fn join_or_stop(
+    host: &Host,
+    request: &JoinRequest,
+    events: &Receiver<Event>,
+) -> Option<Result<(Identity, Role), Failure>> {
+    let stopped = async {
+        waiting::joining(events).await;
+        None
+    };
+    or(async { Some(host.join(request).await) }, stopped).await
+}
+
+/// Tells whoever wanted this node to be in a swarm, and that swarm, that it cannot.
+async fn cannot_begin(
+    host: &Host,
+    fatal: &Fatal,
+    asked: Option<SyncSender<Result<NodeId, Failure>>>,
+    joined: Option<SyncSender<Result<Role, Failure>>>,
+) {
+    if joined.is_some() {
+        host.withdraw().await;
+    }
+    let failure = give_up(host, fatal);
+    if let Some(answer) = asked {
+        brain::reply(&answer, Err(failure.clone()));
+    }
+    if let Some(answer) = joined {
+        brain::reply(&answer, Err(failure));
+    }
+}
+
 /// From swarm to none and back, until the daemon is told to stop.
 async fn lives(
     host: &Arc<Host>,
@@ -170,22 +210,17 @@ async fn lives(
                 Some(Event::Init { request, answer }) => match host.make_identity(&request) {
                     Ok(made) => {
                         identity = Some(made);
-                        asked = Some((request.founding, answer));
+                        asked = Some(((request.founding, request.certificate_life), answer));
                     }
                     Err(failure) => brain::reply(&answer, Err(failure)),
                 },
                 Some(Event::Join { request, answer }) => {
-                    let stopped = async {
-                        waiting::joining(events).await;
-                        None
-                    };
-                    match or(async { Some(host.join(&request).await) }, stopped).await {
+                    match join_or_stop(host, &request, events).await {
                         Some(Ok((made, role))) => {
                             identity = Some(made);
                             joined = Some((answer, role));
                         }
                         Some(Err(failure)) => brain::reply(&answer, Err(failure)),
-                        // Nothing is written before the answer of a manager.
                         None => {
                             brain::reply(&answer, Err(Failure::Stopping));
                             host.close();
@@ -201,16 +236,8 @@ async fn lives(
             Ok(brain) => brain,
             // Who has just asked for a swarm is told; a daemon that was in one cannot go on.
             Err(fatal) if asked.is_some() || joined.is_some() => {
-                if joined.is_some() {
-                    host.withdraw().await;
-                }
-                let failure = give_up(host, &fatal);
-                if let Some((_founding, answer)) = asked.take() {
-                    brain::reply(&answer, Err(failure.clone()));
-                }
-                if let Some((answer, _role)) = joined.take() {
-                    brain::reply(&answer, Err(failure));
-                }
+                let asker = asked.take().map(|(_founding, answer)| answer);
+                cannot_begin(host, &fatal, asker, joined.take().map(|(answer, _role)| answer)).await;
                 continue;
             }
             Err(fatal) => return Err(fatal),

@@ -26,3 +26,4 @@ mod runtime;
 mod service;
 mod service_image;
 mod survival;
+mod trust;

@@ -95,7 +95,7 @@ async fn find(shared: &Shared, book: &Book, turn: &mut usize) -> Option<(NodeId,
         Some(ManagerAddress { node: *node, address: address.clone() })
     };
     // Who says that it leads is asked every other time: it may lie, or not be reached.
-    let said = book.hints.leader.filter(|_| *turn % 2 == 0);
+    let said = book.hints.leader.filter(|_| turn.is_multiple_of(2));
     let said = said.and_then(|node| {
         Some(ManagerAddress { node, address: book.managers.get(&node)?.clone() })
     });
