@@ -23,6 +23,7 @@ io_shell! {
     #[allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line prints")]
     cli,
     daemon,
+    demo,
     hello,
     #[allow(unsafe_code, reason = "system calls that nix does not wrap")]
     host,

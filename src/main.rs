@@ -11,6 +11,7 @@ use skep::daemon::handle::Handle;
 use skep::daemon::{Fatal, StopApi};
 use skep::host::address;
 use skep::host::start::{self, DaemonOptions};
+use skep::host::systemd;
 
 fn main() -> ExitCode {
     // Before anything else: these two come up once for each container.
@@ -40,7 +41,12 @@ fn main() -> ExitCode {
     match words.split_first() {
         Some((&"proxy", rest)) => skep::proxy::run(rest),
         Some((&"hello", _)) => skep::hello::run(),
-        Some(_) | None => cli::run(args, Hooks { start_daemon, check_addresses, run_daemon }),
+        Some(_) | None => {
+            let is_stopping = systemd::is_stopping;
+            let run_demo = skep::demo::run;
+            let hooks = Hooks { start_daemon, check_addresses, is_stopping, run_daemon, run_demo };
+            cli::run(args, hooks)
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # What takes longer than a change may wait for, a stage at a time. Each stage writes a dated result
 # below target/long/ that a note can quote.
-#   usage: sudo tests/long.sh STAGE…    STAGE is one of: sim sabotage kills vm bench deny clone all
+#   usage: sudo tests/long.sh STAGE…    STAGE is one of: sim sabotage kills faults vm bench deny clone all
 set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cd "$top"
 . tests/lib/tools.sh
 
-stages=(sim sabotage kills bench deny clone vm)
+stages=(sim sabotage kills faults bench deny clone vm)
 [ $# -gt 0 ] || die "usage: tests/long.sh STAGE…    STAGE is one of: ${stages[*]} all"
 [ "$1" != all ] || set -- "${stages[@]}"
 need_root tests/long.sh
@@ -29,6 +29,16 @@ stage_kills() {
   done
 }
 
+# Three managers in trouble, ROUNDS times with other seeds, and twenty machines that join at once.
+stage_faults() {
+  local round
+  for round in $(seq "${ROUNDS:-5}"); do
+    echo "round $round"
+    SEED=$((RANDOM * 32768 + RANDOM)) FAULT_ROUNDS=${FAULT_ROUNDS:-40} STORM=20 \
+      cargo test --quiet --test it -- --nocapture cluster::faults::
+  done
+}
+
 # cgroup v2 under systemd in a virtual machine, and ten power cuts.
 stage_vm() { tests/vm.sh; }
 
@@ -38,6 +48,7 @@ stage_bench() {
   tests/bench/footprint.sh
   tests/bench/proxy.sh
   tests/bench/election.sh
+  tests/bench/swarm.sh
 }
 
 # Licences, bans and sources of all dependencies; known holes, where their database can be reached.

@@ -27,6 +27,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("shim", &["base"]),
     ("hello", &["base"]),
     ("daemon", &["base", "model", "logic", "host"]),
+    ("demo", &["base", "host"]),
     ("api", &["base", "model", "daemon"]),
     ("cli", &["base", "model", "compose"]),
 ];

@@ -59,6 +59,12 @@ pub trait Engine: Send + Sync {
     /// When it is in none, or is the last manager and `force` is false.
     fn leave(&self, force: bool) -> Result<(), Failure>;
 
+    /// Stops what runs here, because the machine goes down.
+    ///
+    /// # Errors
+    /// When the daemon stops already.
+    fn go_down(&self) -> Result<(), Failure>;
+
     /// Facts about this machine and this daemon.
     fn facts(&self) -> &Facts;
 
@@ -142,6 +148,10 @@ impl Engine for Handle {
 
     fn leave(&self, force: bool) -> Result<(), Failure> {
         Self::leave(self, force)
+    }
+
+    fn go_down(&self) -> Result<(), Failure> {
+        Self::go_down(self)
     }
 
     fn facts(&self) -> &Facts {

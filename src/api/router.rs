@@ -25,6 +25,8 @@ pub enum Route<'a> {
     SwarmUpdate,
     /// `/swarm/leave`
     SwarmLeave,
+    /// `/skep/shutdown`, which Docker does not have
+    Shutdown,
     /// `GET /nodes`
     Nodes,
     /// `GET /nodes/{id}`
@@ -145,6 +147,7 @@ fn post<'a>(first: &str, rest: &'a str) -> Option<Route<'a>> {
         ("swarm", "join") => Route::SwarmJoin,
         ("swarm", "update") => Route::SwarmUpdate,
         ("swarm", "leave") => Route::SwarmLeave,
+        ("skep", "shutdown") => Route::Shutdown,
         ("services", "create") => Route::ServiceCreate,
         ("images", "create") => Route::ImagePull,
         ("images", "load") => Route::ImageLoad,
@@ -195,6 +198,8 @@ mod tests {
             ("POST", "/services/a/b/update", Route::ServiceUpdate("a/b")),
             ("GET", "/services/create", Route::Service("create")),
             ("POST", "/services/create", Route::ServiceCreate),
+            ("POST", "/skep/shutdown", Route::Shutdown),
+            ("GET", "/skep/shutdown", Route::NotFound),
             ("POST", "/services/web/update", Route::ServiceUpdate("web")),
             ("GET", "/services/web/logs", Route::ServiceLogs("web")),
             ("GET", "/images/json", Route::Images),

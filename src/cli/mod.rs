@@ -41,6 +41,9 @@ pub use error::CliError;
 /// Where the daemon listens when nothing says otherwise.
 pub const DEFAULT_HOST: &str = "unix:///run/skep/skep.sock";
 
+/// What the demo's machines are named after when nothing says otherwise.
+const DEMO_NAME: &str = "skep-demo";
+
 /// The environment variable that names the daemon's socket.
 pub const HOST_VARIABLE: &str = "SKEP_HOST";
 
@@ -52,8 +55,12 @@ pub struct Hooks {
     /// Whether addresses to advertise and to listen at, each empty when none was given, are such;
     /// an error says why not.
     pub check_addresses: fn(&str, &str) -> Result<(), String>,
+    /// Whether the machine is on its way down, as far as its service manager says.
+    pub is_stopping: fn() -> bool,
     /// Is the daemon until it ends; gets the arguments behind `daemon` untouched.
     pub run_daemon: fn(Vec<String>) -> ExitCode,
+    /// Shows the demo of this name, or removes what is left of it.
+    pub run_demo: fn(&str, bool) -> ExitCode,
 }
 
 /// How `init` wants its daemon.
@@ -88,6 +95,9 @@ pub fn run(args: Vec<String>, hooks: Hooks) -> ExitCode {
     if let Command::Daemon(daemon) = skep.command {
         return (hooks.run_daemon)(daemon.args);
     }
+    if let Command::Demo(demo) = skep.command {
+        return (hooks.run_demo)(demo.name.as_deref().unwrap_or(DEMO_NAME), demo.clean);
+    }
     match execute(skep, &hooks) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
@@ -106,11 +116,14 @@ fn execute(skep: Skep, hooks: &Hooks) -> Result<(), CliError> {
         Command::Ca(ca) | Command::Swarm(args::swarm::Swarm {
             command: args::swarm::SwarmCommand::Ca(ca),
         }) => swarm::ca(&ca, ctx),
-        Command::Daemon(_) => Ok(()),
+        Command::Daemon(_) | Command::Demo(_) => Ok(()),
         Command::Image(image) => image::run(image.command, ctx),
         Command::Info(info) | Command::System(args::system::System {
             command: args::system::SystemCommand::Info(info),
         }) => system::info(&info, ctx),
+        Command::System(args::system::System {
+            command: args::system::SystemCommand::Shutdown(shutdown),
+        }) => system::shutdown(&shutdown, ctx, hooks),
         Command::Init(init) | Command::Swarm(args::swarm::Swarm {
             command: args::swarm::SwarmCommand::Init(init),
         }) => swarm::init(init, ctx, hooks),

@@ -29,6 +29,7 @@ pub fn default_host(command: &Command) -> Result<String, CliError> {
         }
         Command::Ca(_)
         | Command::Daemon(_)
+        | Command::Demo(_)
         | Command::Image(_)
         | Command::Info(_)
         | Command::JoinToken(_)

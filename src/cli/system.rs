@@ -4,7 +4,8 @@ use std::fmt::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::args::system::{Info as InfoArgs, Version};
+use super::Hooks;
+use super::args::system::{Info as InfoArgs, Shutdown, Version};
 use super::client::API_VERSION;
 use super::context::Context;
 use super::error::CliError;
@@ -38,6 +39,19 @@ pub fn version(args: &Version, ctx: &mut Context) -> Result<(), CliError> {
         ctx.print(&out)?;
     }
     Ok(())
+}
+
+/// Has what runs on this machine replaced elsewhere and stopped, because the machine goes down. Where no
+/// daemon answers there is nothing to be done.
+pub fn shutdown(args: &Shutdown, ctx: &Context, hooks: &Hooks) -> Result<(), CliError> {
+    if args.if_stopping && !(hooks.is_stopping)() {
+        return Ok(());
+    }
+    match ctx.client.post_empty("/skep/shutdown") {
+        Ok(_) => Ok(()),
+        Err(CliError::NotRunning { .. }) if args.if_stopping => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Go's name of this machine's architecture.

@@ -1,11 +1,10 @@
 //! Carries out the worker's actions on a bounded pool of threads that end when idle.
 //!
-//! Three lanes, so that eight pulls from a dead registry cannot keep a container from being stopped,
-//! nor can a card that stalls: making containers, signals, which touch no disk, and everything else.
-//! Beside them run the probes of health checks. Within a lane, first come, first served. The worker has
-//! at most one action of a task under way, so the queues are bounded by the number of its tasks.
+//! What runs and what waits, `lanes` says: eight pulls from a dead registry cannot keep a container
+//! from being stopped or another from being started, nor can a card that stalls. Beside the lanes run
+//! the probes of health checks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
@@ -13,55 +12,32 @@ use async_channel::Receiver;
 
 use super::brain::{Events, reply};
 use super::handle::{Event, Failure};
-use super::steps::Steps;
+use super::lanes::{Absent, Begin, Kind, Lanes};
+use super::steps::{Performed, Steps, Work};
 use crate::base::id::TaskId;
+use crate::host::images::Lease;
 use crate::logic::manager::io::Fence;
-use crate::logic::worker::io::{Action, Probe, Record};
+use crate::logic::worker::io::{Action, Input, Outcome, Probe, Record};
 use crate::model::node::NodeDescription;
-
-/// Containers made at once: a pull or an unpack keeps a whole small core busy.
-const MAKING_MAX: usize = 6;
 
 /// How long a leaving node waits for actions under way: shorter than a command line waits.
 const GIVE_UP_WAIT: std::time::Duration = std::time::Duration::from_secs(20);
 
-/// Other actions at once.
-const QUICK_MAX: usize = 6;
-
 /// Probes of health checks at once; more wait for their turn. Each is a runc of some MiB while it lasts.
 const PROBES_MAX: usize = 6;
 
-/// Signals at once: a shim that does not answer holds one up for some seconds.
-const SIGNALS_MAX: usize = 8;
-
-/// The three lanes.
+/// The lanes and their threads.
 #[derive(Debug)]
 pub(super) struct Acts {
     steps: Arc<Steps>,
     events: Events,
-    making: Lane,
-    quick: Lane,
-    signals: Lane,
+    lanes: Lanes<Work>,
     probing: usize,
     /// One of a task at most.
     probes: VecDeque<(TaskId, Probe)>,
-    under_way: BTreeMap<TaskId, Kind>,
     leaving: Option<SyncSender<Result<(), Failure>>>,
     /// The daemon was told to stop while the node left.
     stop_after: bool,
-}
-
-#[derive(Debug, Default)]
-struct Lane {
-    running: usize,
-    queue: VecDeque<(TaskId, Action, Option<Box<Record>>)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Making,
-    Quick,
-    Signal,
 }
 
 impl Acts {
@@ -69,12 +45,9 @@ impl Acts {
         Self {
             steps,
             events,
-            making: Lane::default(),
-            quick: Lane::default(),
-            signals: Lane::default(),
+            lanes: Lanes::new(),
             probing: 0,
             probes: VecDeque::new(),
-            under_way: BTreeMap::new(),
             leaving: None,
             stop_after: false,
         }
@@ -94,6 +67,14 @@ impl Acts {
         self.leaving.take()
     }
 
+    /// Nothing more is begun or made.
+    pub(super) fn close(&mut self) {
+        self.steps.close();
+        self.lanes.clear();
+        // Those under way end with their containers.
+        self.probes.clear();
+    }
+
     /// The daemon ends when the node has left.
     pub(super) fn stop_after_leaving(&mut self) {
         log::info!("stopping when the node has left");
@@ -103,17 +84,15 @@ impl Acts {
     /// The node leaves: nothing more is begun, and what is under way ends at its next step. Returns
     /// when it has, or after a while: a pull cannot be cut short, but makes nothing afterwards.
     pub(super) async fn give_up(&mut self, events: &Receiver<Event>) {
-        self.steps.close();
-        self.making.queue.clear();
-        self.quick.queue.clear();
-        self.signals.queue.clear();
-        // Those under way end with their containers.
-        self.probes.clear();
+        self.close();
         let all = async {
-            while !self.under_way.is_empty() {
+            while !self.lanes.is_idle() {
                 match events.recv().await {
-                    Ok(Event::Acted { task, .. }) => {
-                        self.under_way.remove(&task);
+                    Ok(Event::Acted { task, .. } | Event::Absent { task, .. }) => {
+                        self.lanes.ended(task);
+                    }
+                    Ok(Event::Pulled { image, .. }) => {
+                        self.lanes.pulled(&image);
                     }
                     Ok(Event::Command { answer, .. } | Event::ChangeTrust { answer, .. }) => {
                         reply(&answer, Err(Failure::NoSwarm));
@@ -122,6 +101,7 @@ impl Acts {
                     Ok(Event::Init { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),
                     Ok(Event::Join { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),
                     Ok(Event::Tokens { answer }) => reply(&answer, Err(Failure::NoSwarm)),
+                    Ok(Event::GoDown { answer }) => reply(&answer, Err(Failure::NoSwarm)),
                     Ok(Event::Stop) => self.stop_after_leaving(),
                     Ok(_) => {}
                     Err(_) => return,
@@ -150,11 +130,8 @@ impl Acts {
             | Action::Remove
             | Action::Remember => Kind::Quick,
         };
-        let (lane, max) = self.lane(kind);
-        lane.queue.push_back((task, action, record));
-        if lane.running < max {
-            self.next(kind);
-        }
+        self.lanes.push(kind, task, Work { action, record, lease: None });
+        self.next();
     }
 
     /// Begins a probe, or queues it.
@@ -193,32 +170,59 @@ impl Acts {
 
     /// An action ended: the next one of its lane begins.
     pub(super) fn ended(&mut self, task: TaskId) {
-        if let Some(kind) = self.under_way.remove(&task) {
-            self.lane(kind).0.running -= 1;
-            self.next(kind);
-        }
+        self.lanes.ended(task);
+        self.next();
     }
 
-    fn lane(&mut self, kind: Kind) -> (&mut Lane, usize) {
-        match kind {
-            Kind::Making => (&mut self.making, MAKING_MAX),
-            Kind::Quick => (&mut self.quick, QUICK_MAX),
-            Kind::Signal => (&mut self.signals, SIGNALS_MAX),
-        }
+    /// An action waits for an image, which is pulled.
+    pub(super) fn absent(&mut self, image: Absent, task: TaskId, work: Work) {
+        self.lanes.absent(image, task, work);
+        self.next();
     }
 
-    fn next(&mut self, kind: Kind) {
-        let (lane, _) = self.lane(kind);
-        let Some((task, action, record)) = lane.queue.pop_front() else { return };
-        lane.running += 1;
-        self.under_way.insert(task, kind);
-        let (steps, events) = (Arc::clone(&self.steps), self.events.clone());
-        smol::unblock(move || {
-            let outcome = steps.perform(task, action, record);
-            if events.send_blocking(Event::Acted { task, outcome }).is_err() {
-                log::debug!("task {task}: an action ended after the daemon stopped");
+    /// A pull ended: who waited for it goes on, or is told here why it cannot.
+    pub(super) fn pulled(
+        &mut self,
+        image: &Absent,
+        pulled: &Result<Arc<Lease>, Outcome>,
+    ) -> Vec<Input> {
+        let mut told = Vec::new();
+        for (task, work) in self.lanes.pulled(image) {
+            match pulled {
+                Ok(lease) => {
+                    let work = Work { lease: Some(Arc::clone(lease)), ..work };
+                    self.lanes.push(Kind::Making, task, work);
+                }
+                Err(outcome) => told.push(Input::Acted { task, outcome: outcome.clone() }),
             }
-        })
-        .detach();
+        }
+        self.next();
+        told
+    }
+
+    /// Begins what may begin now.
+    fn next(&mut self) {
+        while let Some(begin) = self.lanes.next() {
+            let (steps, events) = (Arc::clone(&self.steps), self.events.clone());
+            smol::unblock(move || {
+                let (what, event) = match begin {
+                    Begin::Act(task, work) => {
+                        let event = match steps.perform(task, work) {
+                            Performed::Ended(outcome) => Event::Acted { task, outcome },
+                            Performed::Absent(image, work) => Event::Absent { image, task, work },
+                        };
+                        (format!("an action of task {task}"), event)
+                    }
+                    Begin::Pull(image) => {
+                        let pulled = steps.pull(&image.name);
+                        (format!("a pull of {}", image.name), Event::Pulled { image, pulled })
+                    }
+                };
+                if events.send_blocking(event).is_err() {
+                    log::debug!("{what} ended after the daemon stopped");
+                }
+            })
+            .detach();
+        }
     }
 }

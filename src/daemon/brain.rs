@@ -12,6 +12,7 @@ use async_channel::{Receiver, Sender};
 
 use super::acts::Acts;
 use super::asking::Waiting;
+use super::beginning::Beginner;
 use super::following::Own;
 use super::gossiping::Gossiping;
 use super::handle::{Event, Failure, Shared, SwarmState};
@@ -33,7 +34,6 @@ use crate::host::runtime::ExitEvent;
 use crate::logic::manager::{self, Manager};
 use crate::logic::raft::codec;
 use crate::logic::worker::{self, Worker};
-use crate::model::cluster::Founding;
 use crate::model::peer::ManagerAddress;
 use crate::model::validity::CERTIFICATE_LIFE;
 
@@ -48,6 +48,8 @@ const GOODBYE_MAX: Span = Span::from_secs(1);
 pub(super) enum Ended {
     /// The daemon is to stop; containers and proxy go on.
     Stop,
+    /// The machine goes down: what runs is to be stopped.
+    GoesDown,
     /// The node leaves its swarm: everything of it is to be removed.
     Leave,
     /// The log holds what this release cannot read. What runs goes on; the daemon must end.
@@ -115,11 +117,13 @@ pub(super) struct Brain {
     pub(super) leader: Option<NodeId>,
     /// When the daemon stops at the latest, and whether this manager led when that began.
     pub(super) stopping: Option<(Time, bool)>,
+    /// It stops because the machine goes down.
+    pub(super) goes_down: bool,
     /// It stops because the node leaves its swarm.
     pub(super) leaves: bool,
     exits: Receiver<ExitEvent>,
     /// Who asked for the cluster; answered when it is durable.
-    init: Option<SyncSender<Result<NodeId, Failure>>>,
+    pub(super) init: Option<Beginner>,
     /// What the node cannot go on with.
     pub(super) broken: Option<String>,
 }
@@ -144,6 +148,7 @@ impl Brain {
             seen: 0,
             leader: None,
             stopping: None,
+            goes_down: false,
             leaves: false,
             to_manager: VecDeque::new(),
             to_worker: VecDeque::new(),
@@ -152,19 +157,6 @@ impl Brain {
             init: None,
             broken: None,
         }
-    }
-
-    /// What the new cluster begins with, and whom to tell when it is durable.
-    pub(super) fn answer_init(
-        &mut self,
-        (founding, certificate_life): (Founding, Option<Span>),
-        answer: SyncSender<Result<NodeId, Failure>>,
-    ) {
-        if let Some(seat) = &mut self.node.seat {
-            seat.manager.set_founding(founding);
-        }
-        self.certificate_life = certificate_life.unwrap_or(CERTIFICATE_LIFE);
-        self.init = Some(answer);
     }
 
     /// Runs until the daemon stops or the node leaves. Gives the node back, whose threads the
@@ -208,7 +200,11 @@ impl Brain {
                 return (self.node, Ended::Broken(reason));
             }
             if self.stopped() {
-                let ended = if self.leaves { Ended::Leave } else { Ended::Stop };
+                let ended = match (self.leaves, self.goes_down) {
+                    (true, _) => Ended::Leave,
+                    (false, true) => Ended::GoesDown,
+                    (false, false) => Ended::Stop,
+                };
                 return (self.node, ended);
             }
         }
@@ -239,7 +235,7 @@ impl Brain {
     fn take(&mut self, event: Event) -> Option<Ended> {
         match event {
             Event::Command { command, answer } => self.ask(command, answer),
-            Event::Init { answer, .. } => reply(&answer, Err(Failure::AlreadySwarm)),
+            Event::Init { request, answer } => self.init_again(&request, answer),
             Event::Join { answer, .. } => reply(&answer, Err(Failure::AlreadySwarm)),
             Event::Tokens { answer } => reply(&answer, self.tokens()),
             Event::ChangeTrust { change, answer } => self.change_trust(change, answer),
@@ -262,9 +258,7 @@ impl Brain {
                 self.to_manager.push_back(manager::io::Input::Persisted { ticket });
             }
             Event::PersistRefused { ticket, reason } => {
-                if let Some(answer) = self.init.take() {
-                    reply(&answer, Err(Failure::Host(reason.clone())));
-                }
+                self.refuse_init(&reason);
                 self.to_manager.push_back(manager::io::Input::PersistRefused { ticket, reason });
             }
             Event::SnapshotSaved { index } => {
@@ -277,6 +271,10 @@ impl Brain {
                 self.node.acts.ended(task);
                 self.to_worker.push_back(worker::io::Input::Acted { task, outcome });
             }
+            Event::Absent { image, task, work } => self.node.acts.absent(image, task, work),
+            Event::Pulled { image, pulled } => {
+                self.to_worker.extend(self.node.acts.pulled(&image, &pulled));
+            }
             Event::Probed { task, probed } => {
                 self.node.acts.probed();
                 self.to_worker.push_back(worker::io::Input::Probed { task, probed });
@@ -288,7 +286,10 @@ impl Brain {
                 self.to_worker.push_back(worker::io::Input::RoutesApplied { generation, refused });
             }
             Event::Link(heard) => self.heard(heard),
+            Event::GoDown { answer } => self.go_down(answer),
             Event::Gossip => self.gossip_changed(),
+            // Its containers have their time; whoever is in a hurry sends a second signal.
+            Event::Stop if self.goes_down => {}
             Event::Stop if self.leaves => self.node.acts.stop_after_leaving(),
             // Asked twice, it stops at once.
             Event::Stop if self.stopping.is_some() => return Some(Ended::Stop),
@@ -336,12 +337,7 @@ impl Brain {
         }
         self.look_at_gossip(now.mono);
         self.hand_over_writes();
-        if let Some(seat) = &self.node.seat
-            && seat.manager.is_bootstrapped()
-            && let Some(answer) = self.init.take()
-        {
-            reply(&answer, Ok(self.node.id));
-        }
+        self.tell_begun();
     }
 
     /// What follows from what the manager holds now.
@@ -384,7 +380,7 @@ impl Brain {
         }
     }
 
-    fn perform_manager(&mut self, output: manager::io::Output) {
+    pub(super) fn perform_manager(&mut self, output: manager::io::Output) {
         match output {
             manager::io::Output::Persist { ticket, write, urgent } => {
                 self.writes.push(Persist { ticket, write, urgent });

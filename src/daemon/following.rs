@@ -3,9 +3,10 @@
 //! While this node's own manager leads, its worker is told directly and there is no session.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc::SyncSender;
 
-use super::brain::{Brain, publish};
-use super::handle::SwarmState;
+use super::brain::{Brain, publish, reply};
+use super::handle::{Failure, SwarmState};
 use super::links::TrustError;
 use super::papers;
 use crate::base::chain;
@@ -18,6 +19,10 @@ use crate::logic::worker::io::Input;
 use crate::model::node::{NodeState, Role};
 use crate::model::peer::{MANAGERS_MAX, ManagerAddress, Message, Told};
 use crate::logic::manager::io::Report;
+
+/// The longest that a daemon whose machine goes down waits for another leader and for its goodbye to be
+/// said: what is not said costs the replacements ten seconds.
+const GOODBYE_DOWN_MAX: Span = Span::from_secs(4);
 
 /// This node's end of its session.
 #[derive(Debug, Default)]
@@ -197,6 +202,17 @@ impl Brain {
         publish(&self.shared, SwarmState::Active { node, cluster, manager });
     }
 
+    /// The machine goes down: what is said is said first, then what runs is stopped.
+    pub(super) fn go_down(&mut self, answer: SyncSender<Result<(), Failure>>) {
+        if self.stopping.is_some() {
+            return reply(&answer, Err(Failure::Stopping));
+        }
+        log::info!("the machine goes down: this node takes leave of its swarm for now");
+        self.goes_down = true;
+        self.node.acts.leaving(answer);
+        self.say_goodbye(GOODBYE_DOWN_MAX);
+    }
+
     /// The daemon is to stop when it has said goodbye, or after `max`.
     pub(super) fn say_goodbye(&mut self, max: Span) {
         self.stopping = Some((self.clock.now().mono + max, self.lead.is_some()));
@@ -204,8 +220,8 @@ impl Brain {
     }
 
     /// Whether everything is said that is to be said before the daemon stops: the leadership is
-    /// handed over, and the leader knows that this node comes back, or leaves. `led`: this manager led
-    /// when the stop began.
+    /// handed over, and the leader knows that this node comes back, goes down, or leaves. `led`: this
+    /// manager led when the stop began.
     pub(super) fn has_said_goodbye(&mut self, led: bool) -> bool {
         if self.lead.is_some() {
             return self.is_alone();
@@ -217,7 +233,11 @@ impl Brain {
             // Who led until now waits for its session with the next leader.
             return !led;
         };
-        let word = if self.leaves { Message::GoingDown } else { Message::Ending };
+        if self.goes_down {
+            self.node.links.part();
+        }
+        let word =
+            if self.goes_down || self.leaves { Message::GoingDown } else { Message::Ending };
         if outbox.push(&word) {
             self.own.ending = Some(number);
         }

@@ -16,16 +16,22 @@ use crate::logic::raft::io::Ticket;
 use crate::base::id::{ClusterId, NodeId, TaskId};
 use crate::base::time::Span;
 use crate::host::disk::layout::DataRoot;
+use crate::host::images::Lease;
 pub use crate::host::images::{ImageStore, InUse};
 pub use crate::host::runtime::Runtime;
 use crate::logic::worker::io::{Exit, Outcome, Probed, RefusedPort};
+use super::lanes::Absent;
 use super::links::Heard;
 use super::records;
+use super::steps::Work;
 use crate::model::cluster::Founding;
 use crate::model::node::{Availability, NodeDescription, Role};
 
 /// Longest time that a command may take before its caller is told that it did not finish.
 pub(super) const COMMAND_SECS_MAX: u64 = 30;
+
+/// Longest time that a machine's going down may take.
+const DOWN_SECS_MAX: u64 = 60;
 
 /// The daemon as the API sees it. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -59,6 +65,8 @@ pub(super) enum Event {
     ChangeTrust { change: TrustChange, answer: SyncSender<Result<Reply, Failure>> },
     /// Forget the cluster and everything of it.
     Leave { force: bool, answer: SyncSender<Result<(), Failure>> },
+    /// The machine goes down: say so, and stop what runs.
+    GoDown { answer: SyncSender<Result<(), Failure>> },
     /// Every write through this one is durable.
     Persisted { ticket: Ticket },
     /// No write from this one on reached the log.
@@ -69,6 +77,10 @@ pub(super) enum Event {
     SnapshotRefused { index: u64 },
     /// An action of a task ended.
     Acted { task: TaskId, outcome: Outcome },
+    /// An action cannot be done before this image is here.
+    Absent { image: Absent, task: TaskId, work: Work },
+    /// A pull for tasks ended: what keeps the image, or what becomes of the tasks.
+    Pulled { image: Absent, pulled: Result<Arc<Lease>, Outcome> },
     /// A probe of a task's health check ended.
     Probed { task: TaskId, probed: Probed },
     /// A container ended.
@@ -129,6 +141,8 @@ pub struct InitRequest {
     pub founding: Founding,
     /// How long a node's certificate lives; 90 days where nothing is said.
     pub certificate_life: Option<Span>,
+    /// Of a manager: it goes on alone with all that it holds, and the others are out.
+    pub force_new_cluster: bool,
 }
 
 /// What `join` says.
@@ -308,6 +322,16 @@ impl Handle {
         self.ask(|answer| Event::Leave { force, answer })
     }
 
+    /// The machine goes down: the leader is told, so that replacements start elsewhere at once; the
+    /// tasks of this node leave the mesh, their containers get their stop signal and their grace, and
+    /// the daemon ends.
+    ///
+    /// # Errors
+    /// [`Failure::Stopping`] or [`Failure::Late`].
+    pub fn go_down(&self) -> Result<(), Failure> {
+        self.ask_for(DOWN_SECS_MAX, |answer| Event::GoDown { answer })
+    }
+
     /// Facts about this machine and this daemon.
     #[must_use]
     pub fn facts(&self) -> &Facts {
@@ -340,6 +364,14 @@ impl Handle {
         &self,
         event: impl FnOnce(SyncSender<Result<T, Failure>>) -> Event,
     ) -> Result<T, Failure> {
+        self.ask_for(COMMAND_SECS_MAX, event)
+    }
+
+    fn ask_for<T>(
+        &self,
+        secs: u64,
+        event: impl FnOnce(SyncSender<Result<T, Failure>>) -> Event,
+    ) -> Result<T, Failure> {
         let (answer, answered) = sync_channel(1);
         match self.shared.brain.try_send(event(answer)) {
             Ok(()) => {}
@@ -350,7 +382,7 @@ impl Handle {
             }
             Err(TrySendError::Closed(_)) => return Err(Failure::Stopping),
         }
-        match answered.recv_timeout(Duration::from_secs(COMMAND_SECS_MAX)) {
+        match answered.recv_timeout(Duration::from_secs(secs)) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => Err(Failure::Late),
             Err(RecvTimeoutError::Disconnected) => Err(Failure::Stopping),

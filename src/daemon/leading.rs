@@ -33,6 +33,8 @@ pub(super) const STALE_AGAIN: Span = Span::from_millis(1_500);
 pub(super) struct Leading {
     membership: Membership,
     sessions: BTreeMap<NodeId, Session>,
+    /// Number of each node's last session, also of one that is over already.
+    numbers: BTreeMap<NodeId, u64>,
     /// The nodes that are watched.
     watched: BTreeSet<NodeId>,
     /// What managers were told of the nodes.
@@ -166,6 +168,7 @@ impl Brain {
             lead.rotation.removed(*gone);
             lead.states.remove(gone);
             lead.stale_told.remove(gone);
+            lead.numbers.remove(gone);
             if let Some(session) = lead.sessions.remove(gone) {
                 log::info!("node {gone} was removed from the swarm");
                 drop(session);
@@ -199,6 +202,7 @@ impl Brain {
             }
         };
         log::info!("node {node} ({}) has a session", description.hostname);
+        lead.numbers.insert(node, number);
         let keys = self.issuer.as_ref().map(|issuer| issuer.trust.gossip_keys.clone());
         let keys = keys.is_none_or(|keys| outbox.push(&Message::Told(Told::GossipKeys(keys))));
         let told = keys && outbox.push(&managers);
@@ -242,13 +246,15 @@ impl Brain {
     /// A node's session is over.
     pub(super) fn session_ended(&mut self, node: NodeId, number: u64, parting: Parting) {
         let Some(lead) = &mut self.lead else { return };
-        if lead.sessions.get(&node).is_none_or(|session| session.number != number) {
+        if lead.numbers.get(&node) != Some(&number) {
             return;
         }
-        log::info!("the session of node {node} is over");
-        lead.sessions.remove(&node);
+        // What it said last counts, also where its session was given up before that was heard.
         lead.membership.end(node, parting);
-        self.to_manager.push_back(Input::WorkerLeft { node });
+        if lead.sessions.remove(&node).is_some() {
+            log::info!("the session of node {node} is over");
+            self.to_manager.push_back(Input::WorkerLeft { node });
+        }
     }
 
     /// Tells a node what it is to run.

@@ -6,10 +6,13 @@
 
 mod acts;
 mod asking;
+mod beginning;
 mod brain;
 mod checks;
+mod entering;
 pub mod facts;
 mod following;
+mod going_down;
 mod gossiping;
 pub mod handle;
 mod hearing;
@@ -17,6 +20,7 @@ pub mod shown;
 mod identity;
 mod issuing;
 mod joining;
+mod lanes;
 mod leading;
 mod links;
 mod log_thread;
@@ -32,21 +36,18 @@ mod waiting;
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, RwLock};
 
 use async_channel::Receiver;
-use smol::future::or;
 
 use self::brain::Ended;
-use self::handle::{Event, Failure, Handle, JoinRequest, Shared, SwarmState};
+use self::entering::Entry;
+use self::handle::{Event, Failure, Handle, Shared, SwarmState};
 use self::identity::Identity;
 use self::node::Host;
 use self::options::Options;
 use crate::base::chain;
-use crate::base::id::NodeId;
 use crate::host;
-use crate::model::node::Role;
 
 /// Events that may wait for the brain; a sender on a thread of its own waits beyond that, an API
 /// thread is told that the daemon is busy.
@@ -157,37 +158,18 @@ fn give_up(host: &Host, fatal: &Fatal) -> Failure {
     Failure::Host(chain::text(fatal))
 }
 
-/// Joins a swarm; nothing where the daemon is told to stop first, and then nothing is left here, since
-/// nothing is written before the answer of a manager.
-async fn join_or_stop(
+/// Ends the node's threads; where the machine goes down, what runs before that.
+async fn stop(
     host: &Host,
-    request: &JoinRequest,
+    mut node: brain::Node,
+    goes_down: bool,
     events: &Receiver<Event>,
-) -> Option<Result<(Identity, Role), Failure>> {
-    let stopped = async {
-        waiting::joining(events).await;
-        None
-    };
-    or(async { Some(host.join(request).await) }, stopped).await
-}
-
-/// Tells whoever wanted this node to be in a swarm, and that swarm, that it cannot.
-async fn cannot_begin(
-    host: &Host,
-    fatal: &Fatal,
-    asked: Option<SyncSender<Result<NodeId, Failure>>>,
-    joined: Option<SyncSender<Result<Role, Failure>>>,
-) {
-    if joined.is_some() {
-        host.withdraw().await;
+) -> Result<(), Fatal> {
+    if goes_down {
+        host.stop_what_runs(&mut node, events).await;
     }
-    let failure = give_up(host, fatal);
-    if let Some(answer) = asked {
-        brain::reply(&answer, Err(failure.clone()));
-    }
-    if let Some(answer) = joined {
-        brain::reply(&answer, Err(failure));
-    }
+    node.stop();
+    Ok(())
 }
 
 /// From swarm to none and back, until the daemon is told to stop.
@@ -198,63 +180,44 @@ async fn lives(
     mut identity: Option<Identity>,
     start: &mut dyn FnMut() -> Result<(), Fatal>,
 ) -> Result<(), Fatal> {
-    let (mut asked, mut joined) = (None, None);
+    let mut entry = None;
     loop {
         let Some(known) = identity.take() else {
             start()?;
-            match waiting::idle(events).await {
-                None => {
-                    host.close();
-                    return Ok(());
-                }
-                Some(Event::Init { request, answer }) => match host.make_identity(&request) {
-                    Ok(made) => {
-                        identity = Some(made);
-                        asked = Some(((request.founding, request.certificate_life), answer));
-                    }
-                    Err(failure) => brain::reply(&answer, Err(failure)),
-                },
-                Some(Event::Join { request, answer }) => {
-                    match join_or_stop(host, &request, events).await {
-                        Some(Ok((made, role))) => {
-                            identity = Some(made);
-                            joined = Some((answer, role));
-                        }
-                        Some(Err(failure)) => brain::reply(&answer, Err(failure)),
-                        None => {
-                            brain::reply(&answer, Err(Failure::Stopping));
-                            host.close();
-                            return Ok(());
-                        }
-                    }
-                }
-                Some(_) => {}
-            }
+            let Some((made, how)) = entering::enter(host, events).await else {
+                host.close();
+                return Ok(());
+            };
+            (identity, entry) = (Some(made), Some(how));
             continue;
         };
-        let mut brain = match Host::start_node(host, &known, shared) {
-            Ok(brain) => brain,
+        let brain = match (Host::start_node(host, &known, shared), entry.take()) {
+            (Ok(mut brain), Some(Entry::Made { founding, certificate_life, answer })) => {
+                brain.answer_init(founding, certificate_life, answer);
+                brain
+            }
+            (Ok(brain), Some(Entry::Joined { role, answer })) => {
+                brain.tell_api();
+                brain::reply(&answer, Ok(role));
+                brain
+            }
+            (Ok(brain), None) => brain,
             // Who has just asked for a swarm is told; a daemon that was in one cannot go on.
-            Err(fatal) if asked.is_some() || joined.is_some() => {
-                let asker = asked.take().map(|(_founding, answer)| answer);
-                cannot_begin(host, &fatal, asker, joined.take().map(|(answer, _role)| answer)).await;
+            (Err(fatal), Some(how)) => {
+                if matches!(how, Entry::Joined { .. }) {
+                    host.withdraw().await;
+                }
+                how.refuse(give_up(host, &fatal));
                 continue;
             }
-            Err(fatal) => return Err(fatal),
+            (Err(fatal), None) => return Err(fatal),
         };
-        if let Some((founding, answer)) = asked.take() {
-            brain.answer_init(founding, answer);
-        }
         brain.tell_api();
-        if let Some((answer, role)) = joined.take() {
-            brain::reply(&answer, Ok(role));
-        }
         start()?;
         let (node, ended) = brain.run(events).await;
         match ended {
-            Ended::Stop => {
-                node.stop();
-                return Ok(());
+            Ended::Stop | Ended::GoesDown => {
+                return stop(host, node, ended == Ended::GoesDown, events).await;
             }
             Ended::Broken(reason) => {
                 node.stop();

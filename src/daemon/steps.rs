@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use super::{Fatal, checks};
+use super::lanes::Absent;
 use super::records::{self, TaskRecord};
 use crate::base::chain;
 use crate::base::id::TaskId;
 use crate::base::time::Time;
 use crate::host::clock::Clock;
 use crate::host::disk::layout::DataRoot;
-use crate::host::images::{ErrorKind, ImageError, ImageRecord, ImageStore};
+use crate::host::images::{ErrorKind, ImageError, ImageRecord, ImageStore, Lease};
 use crate::host::net::{Net, NetError, TaskAddress, TaskNet, files};
 use crate::host::runtime::{
     ContainerInputs, ExitRecord, FoundState, ImageView, Runtime, RuntimeError,
@@ -43,6 +44,24 @@ pub(super) struct Steps {
     closed: AtomicBool,
     /// The fence that is kept: writes are in order, whichever thread comes first.
     kept: Mutex<Fence>,
+}
+
+/// What is to be done to a task.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) action: Action,
+    /// Written beside, whatever the action does.
+    pub(super) record: Option<Box<Record>>,
+    /// Keeps the image that was pulled for it.
+    pub(super) lease: Option<Arc<Lease>>,
+}
+
+/// How an action went.
+#[derive(Debug)]
+pub(super) enum Performed {
+    Ended(Outcome),
+    /// Nothing was done yet: its image is not here.
+    Absent(Absent, Work),
 }
 
 /// Why a step did not work; only the text and whether to try again leave this module.
@@ -74,7 +93,7 @@ impl Steps {
 
     fn still_open(&self) -> Result<(), Failed> {
         if self.closed.load(Ordering::SeqCst) {
-            return Err(Failed::host("the node leaves its swarm".to_owned()));
+            return Err(Failed::host("the node leaves its swarm, or goes down".to_owned()));
         }
         Ok(())
     }
@@ -84,7 +103,15 @@ impl Steps {
     }
 
     /// Carries out one action and writes the task's record beside it.
-    pub(super) fn perform(&self, task: TaskId, action: Action, record: Option<Box<Record>>) -> Outcome {
+    pub(super) fn perform(&self, task: TaskId, work: Work) -> Performed {
+        if let Action::Prepare(prepare) = &work.action {
+            match self.absent(&prepare.container.image) {
+                Ok(None) => {}
+                Ok(Some(image)) => return Performed::Absent(image, work),
+                Err(failed) => return Performed::Ended(failed.into()),
+            }
+        }
+        let Work { action, record, lease } = work;
         let done = std::thread::scope(|scope| {
             let beside = record.map(|record| side(scope, || self.remember(task, *record)));
             let done = self.act(task, action);
@@ -93,11 +120,8 @@ impl Steps {
             }
             done
         });
-        done.unwrap_or_else(|failed| Outcome::Failed {
-            err: failed.err,
-            temporary: failed.temporary,
-            starting: failed.starting,
-        })
+        drop(lease);
+        Performed::Ended(done.unwrap_or_else(Outcome::from))
     }
 
     fn act(&self, task: TaskId, action: Action) -> Result<Outcome, Failed> {
@@ -141,7 +165,7 @@ impl Steps {
     }
 
     fn prepare(&self, task: TaskId, prepare: &Prepare) -> Result<Outcome, Failed> {
-        let image = self.image(&prepare.container.image)?;
+        let image = self.images.resolve(&prepare.container.image)?;
         self.still_open()?;
         // Held until the record names the image: from then on the record keeps it.
         let lease = self.images.lease(image.id)?;
@@ -205,6 +229,7 @@ impl Steps {
     }
 
     fn start(&self, task: TaskId, by: Option<Time>) -> Result<Outcome, Failed> {
+        self.still_open()?;
         let by = by.map(|by| self.clock.instant(by));
         let started = self.runtime.start_by(task, by).map_err(Failed::starting)?;
         Ok(started.map_or(Outcome::Late, |pid| Outcome::Started { pid }))
@@ -230,24 +255,29 @@ impl Steps {
             .map_err(|err| Failed::host(format!("cannot remove the network of task {task}: {}", chain::text(&err))))
     }
 
-    /// The image of a task: what is there (or packed of the binary itself), else from its
-    /// registry. What is there goes first, unlike with Docker: a node starts its tasks without a
-    /// registry, and a service that shall follow a tag was given the tag's digest when it was made.
-    fn image(&self, name: &str) -> Result<ImageRecord, Failed> {
+    /// The image of a task where it has to be pulled. What is there (or packed of the binary itself)
+    /// goes first, unlike with Docker: a node starts its tasks without a registry, and a service that
+    /// shall follow a tag was given the tag's digest when it was made.
+    fn absent(&self, name: &str) -> Result<Option<Absent>, Failed> {
         match self.images.resolve(name) {
-            Ok(image) => return Ok(image),
+            Ok(_) => return Ok(None),
             Err(err) if err.kind() != ErrorKind::NotFound => return Err(err.into()),
             Err(_) => {}
         }
-        let reference = Reference::parse(name).map_err(|err| Failed {
-            err: format!("invalid reference format: {err}"),
-            temporary: false,
-            starting: false,
-        })?;
-        self.images.pull(&reference, None, &mut |_| {}).map_err(|err| {
+        let reference = reference(name)?;
+        Ok(Some(Absent { registry: reference.domain().to_owned(), name: name.to_owned() }))
+    }
+
+    /// Pulls an image for tasks.
+    pub(super) fn pull(&self, name: &str) -> Result<Arc<Lease>, Outcome> {
+        let pulled = self.still_open().and_then(|()| reference(name)).and_then(|reference| {
+            let image = self.images.pull(&reference, None, &mut |_| {})?;
+            Ok(Arc::new(self.images.lease(image.id)?))
+        });
+        pulled.map_err(|failed| {
             // Docker's words first, which people look for; then why.
-            let failed = Failed::from(err);
-            Failed { err: format!("No such image: {name}: {}", failed.err), ..failed }
+            let err = format!("No such image: {name}: {}", failed.err);
+            Outcome::from(Failed { err, ..failed })
         })
     }
 
@@ -354,6 +384,14 @@ impl Steps {
     }
 }
 
+fn reference(name: &str) -> Result<Reference, Failed> {
+    Reference::parse(name).map_err(|err| Failed {
+        err: format!("invalid reference format: {err}"),
+        temporary: false,
+        starting: false,
+    })
+}
+
 /// The network that a task wants: its addresses on the networks that are known.
 fn task_net(task: TaskId, prepare: &Prepare) -> TaskNet {
     let address = |own: &Address| {
@@ -386,6 +424,13 @@ impl Failed {
     fn starting(err: RuntimeError) -> Self {
         let failed = Self::from(err);
         Self { err: format!("starting container failed: {}", failed.err), starting: true, ..failed }
+    }
+}
+
+impl From<Failed> for Outcome {
+    fn from(failed: Failed) -> Self {
+        let Failed { err, temporary, starting } = failed;
+        Self::Failed { err, temporary, starting }
     }
 }
 

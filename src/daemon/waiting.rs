@@ -91,6 +91,8 @@ fn without_swarm(event: Event) {
         Event::Tokens { answer } => reply(&answer, Err(Failure::NoSwarm)),
         Event::Command { answer, .. } | Event::ChangeTrust { answer, .. } => reply(&answer, Err(Failure::NoSwarm)),
         Event::Leave { answer, .. } => reply(&answer, Err(Failure::NotInSwarm)),
+        // Nothing runs here.
+        Event::GoDown { answer } => reply(&answer, Ok(())),
         // What a swarm left behind comes too late to matter.
         Event::Init { .. }
         | Event::Join { .. }
@@ -99,6 +101,8 @@ fn without_swarm(event: Event) {
         | Event::SnapshotSaved { .. }
         | Event::SnapshotRefused { .. }
         | Event::Acted { .. }
+        | Event::Absent { .. }
+        | Event::Pulled { .. }
         | Event::Probed { .. }
         | Event::Exited { .. }
         | Event::RoutesApplied { .. }

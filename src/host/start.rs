@@ -121,7 +121,7 @@ pub fn start_daemon(options: &DaemonOptions) -> Result<(), StartError> {
         return Err(StartError::NotRoot);
     }
     if systemd::is_booted() {
-        systemd::start(&unit_name(options), &command(options)).map_err(StartError::Systemd)
+        systemd::start(&unit_name(options), &command(options), &options.host).map_err(StartError::Systemd)
     } else {
         start_detached(options)
     }

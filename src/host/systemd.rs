@@ -20,6 +20,9 @@ const TASKS_NAME: &str = "skep-tasks.service";
 /// The command in [`UNIT`] that is replaced.
 const COMMAND: &str = "/usr/local/bin/skep daemon";
 
+/// The one that tells the daemon of the system's shutdown; replaced, too.
+const SHUTDOWN: &str = "/usr/local/bin/skep system shutdown";
+
 /// Where an administrator's units are (`systemd.unit(5)`).
 const UNIT_DIR: &str = "/etc/systemd/system";
 
@@ -62,18 +65,27 @@ pub fn is_booted() -> bool {
     Path::new(BOOTED_DIR).is_dir()
 }
 
+/// Whether systemd is taking the whole system down, not only a unit: it says `stopping` from the moment
+/// on that the jobs of `shutdown.target` are queued (`systemctl(1)`). Where nobody can tell, it is not.
+#[must_use]
+pub fn is_stopping() -> bool {
+    // What it exits with tells of failed units, too.
+    let said = is_booted().then(|| run("systemctl", &["is-system-running"]));
+    said.and_then(Result::ok).is_some_and(|said| said.stdout.trim_ascii() == b"stopping")
+}
+
 /// Starts the daemon's unit and waits until the daemon is ready. `name` is the unit's without its
-/// ending, `command` the binary and its arguments.
+/// ending, `command` the binary and its arguments, `host` the daemon's socket.
 ///
 /// # Errors
 /// When a unit cannot be written, or does not start: with what the daemon said last.
-pub fn start(name: &str, command: &[String]) -> Result<(), SystemdError> {
+pub fn start(name: &str, command: &[String], host: &str) -> Result<(), SystemdError> {
     let unit = format!("{name}.service");
     if !is_known(&unit)? {
         if !is_known(TASKS_NAME)? {
             write(TASKS_NAME, TASKS_UNIT)?;
         }
-        write(&unit, &unit_text(command))?;
+        write(&unit, &unit_text(command, host))?;
         systemctl("reload the units for", &["daemon-reload"], &unit)?;
     }
     systemctl("enable", &["enable", "--quiet", &unit], &unit)?;
@@ -127,10 +139,12 @@ fn run(program: &str, args: &[&str]) -> Result<Output, SystemdError> {
     Command::new(program).args(args).output().map_err(SystemdError::Run)
 }
 
-/// The daemon's unit with this command.
-fn unit_text(command: &[String]) -> String {
+/// The daemon's unit with this command, of a daemon with this socket.
+fn unit_text(command: &[String], host: &str) -> String {
     let words: Vec<String> = command.iter().map(|word| quoted(word)).collect();
-    UNIT.replace(COMMAND, &words.join(" "))
+    let program = words.first().cloned().unwrap_or_default();
+    let shutdown = format!("{program} -H {} system shutdown", quoted(host));
+    UNIT.replace(COMMAND, &words.join(" ")).replace(SHUTDOWN, &shutdown)
 }
 
 /// A word of a unit's command line (`systemd.service(5)`, "Command lines").
@@ -160,8 +174,10 @@ mod tests {
     fn the_command_is_put_into_the_unit_and_quoted() {
         assert_eq!(UNIT.matches(COMMAND).count(), 1, "the unit's command has another form");
         let words = ["/opt/my skep", "daemon", "--data-root", "/a%b", "-H", "unix:///run/x.sock"];
-        let text = unit_text(&words.map(str::to_owned));
+        let text = unit_text(&words.map(str::to_owned), "unix:///run/x.sock");
         let line = "ExecStart=\"/opt/my skep\" daemon --data-root \"/a%%b\" -H unix:///run/x.sock";
+        assert!(text.lines().any(|found| found == line), "{text}");
+        let line = "ExecStop=\"/opt/my skep\" -H unix:///run/x.sock system shutdown --if-stopping";
         assert!(text.lines().any(|found| found == line), "{text}");
         assert_eq!(quoted("a\"b\\c$d"), "\"a\\\"b\\\\c$$d\"");
         assert_eq!(quoted(""), "\"\"");

@@ -88,6 +88,9 @@ impl Evidence {
     /// When the verdict may be another one although nothing is heard.
     #[must_use]
     pub fn due(&self, now: Time, session: bool) -> Option<Time> {
+        if !session && self.parting == Parting::GoesDown {
+            return None;
+        }
         let ends = [
             session.then(|| self.heard + SILENCE),
             Some((self.host_heard + SILENCE).max(self.gossip_heard + GOSSIP_SILENCE)),
@@ -289,6 +292,22 @@ mod tests {
         all.forget(a);
         assert_eq!(all.judge(at(99_000)), []);
         assert_eq!(all.deadline(at(99_000)), None, "b is Down until it is heard");
+    }
+
+    #[test]
+    fn a_machine_that_goes_down_is_down_until_it_is_heard_again() {
+        let a = NodeId::new(1);
+        let mut all = Membership::default();
+        all.begin(at(0), a);
+        all.end(a, Parting::GoesDown);
+        assert_eq!(all.deadline(at(10)), Some(at(10)), "at once");
+        assert_eq!(all.judge(at(10)), [(a, NodeState::Down)]);
+        // While it stops its containers, its kernel answers.
+        all.host_heard(at(300), a);
+        assert_eq!((all.judge(at(300)), all.deadline(at(300))), (vec![], None));
+        all.begin(at(20_000), a);
+        all.end(a, Parting::Silent);
+        assert_eq!(all.judge(at(20_001)), [(a, NodeState::Unknown)], "that was another time");
     }
 
     #[test]

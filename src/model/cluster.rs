@@ -34,6 +34,30 @@ pub struct Cluster {
     pub rebalance: bool,
 }
 
+/// What the user may change of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterSpec {
+    /// Labels.
+    pub labels: Labels,
+    /// Finished tasks kept for each slot; negative keeps all.
+    pub task_history_limit: i64,
+    /// Running tasks may be moved when nodes come or change.
+    pub rebalance: bool,
+}
+
+impl Cluster {
+    /// What the user wants of it.
+    #[must_use]
+    pub fn spec(&self) -> ClusterSpec {
+        let Self { labels, task_history_limit, rebalance, .. } = self;
+        ClusterSpec {
+            labels: labels.clone(),
+            task_history_limit: *task_history_limit,
+            rebalance: *rebalance,
+        }
+    }
+}
+
 /// What the user may say of a new cluster and its first node. Not kept: it is in both from then on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Founding {

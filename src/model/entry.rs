@@ -26,11 +26,7 @@ impl Entry {
     /// It only takes away, or tells tasks to end: what gives a full disk room again.
     #[must_use]
     pub fn makes_room(&self) -> bool {
-        self.changes.iter().all(|change| match change {
-            Change::Remove(_) => true,
-            Change::Put(Object::Task(task)) => !task.is_wanted(),
-            Change::Put(_) => false,
-        })
+        self.changes.iter().all(Change::makes_room)
     }
 }
 
@@ -50,4 +46,16 @@ pub enum Change {
     Put(Object),
     /// Removes an object; one that is not there is no error.
     Remove(ObjectId),
+}
+
+impl Change {
+    /// It takes away, or tells a task to end.
+    #[must_use]
+    pub fn makes_room(&self) -> bool {
+        match self {
+            Self::Remove(_) => true,
+            Self::Put(Object::Task(task)) => !task.is_wanted(),
+            Self::Put(_) => false,
+        }
+    }
 }

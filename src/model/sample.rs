@@ -200,7 +200,7 @@ fn cluster() -> Cluster {
     }
 }
 
-fn node() -> Node {
+pub(crate) fn node() -> Node {
     Node {
         id: NodeId::new(2),
         meta: META,

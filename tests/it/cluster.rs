@@ -1,9 +1,15 @@
 //! Several machines: three daemons in three network namespaces on one bridge.
 
+mod faults;
+mod history;
+
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::node::{Node, must};
+
+mod recovery;
+mod shutdown;
 
 /// Machines whose networks are joined. The bridge goes with them.
 pub(crate) struct Cluster {

@@ -8,6 +8,7 @@ mod hostile;
 mod load;
 mod pull;
 mod registry;
+mod slow;
 mod store;
 mod unpack;
 

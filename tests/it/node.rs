@@ -223,6 +223,15 @@ impl Node {
         status.expect("waitid") != nix::sys::wait::WaitStatus::StillAlive
     }
 
+    /// Starts the daemon again after it has ended by itself.
+    pub(crate) fn start_after_end(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let status = daemon.wait().expect("wait");
+            assert!(status.success(), "ended by {status}:\n{}", self.daemon_log());
+        }
+        self.start_daemon();
+    }
+
     /// SIGTERM to the daemon, and waits for its end. Gives the time it took.
     pub(crate) fn stop_daemon(&mut self) -> Duration {
         let begun = Instant::now();
@@ -318,6 +327,9 @@ impl Node {
     }
 
     fn leave(&mut self) {
+        if self.daemon.is_some() && self.daemon_has_ended() {
+            self.kill_daemon();
+        }
         if self.daemon.is_none() && self.data_root().join("node/identity").exists() {
             self.program = PathBuf::from(SKEP);
             self.start_daemon();

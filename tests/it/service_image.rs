@@ -1,69 +1,19 @@
 //! Where a service's image comes from: a registry when it is not here, and nowhere when it is.
 
-use std::process::{Child, Stdio};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use crate::busybox::busybox_archive;
-use crate::node::{Node, must};
+use crate::node::Node;
+use crate::pushed::{Registry, push};
 
-/// Debian's registry inside a node's network, at 127.0.0.1:5000.
-struct Registry {
-    child: Child,
-}
-
-impl Registry {
-    fn start(node: &Node) -> Self {
-        let config = node.dir.join("registry.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
-             http:\n  addr: 127.0.0.1:5000\n",
-            node.dir.join("registry").display()
-        );
-        std::fs::write(&config, text).expect("configuration");
-        let child = node
-            .command("docker-registry")
-            .args(["serve", config.to_str().expect("path")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("docker-registry");
-        let registry = Self { child };
-        node.wait("the registry answers", || node.get("127.0.0.1:5000/v2"));
-        registry
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.child.kill().expect("kill");
-        self.child.wait().expect("wait");
-    }
-}
-
-/// Builds an image with buildah, from the files of a busybox, and pushes it.
+/// An image of a web server that says `greeting`, pushed.
 fn build_and_push(node: &Node, name: &str, greeting: &str) {
-    let storage = node.dir.join("buildah");
-    let buildah = |args: &[&str]| {
-        let mut command = node.command("buildah");
-        command.arg("--root").arg(storage.join("root")).arg("--runroot").arg(storage.join("run"));
-        let output = must(command.args(["--storage-driver", "vfs"]).args(args));
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    };
     busybox_archive(&node.dir.join("unused.tar"), "unused", &node.dir);
     let root = node.dir.join("busybox-root");
     std::fs::write(root.join("www/index.html"), greeting).expect("index");
-    let container = buildah(&["from", "scratch"]);
-    buildah(&["add", "-q", &container, root.to_str().expect("path"), "/"]);
-    buildah(&[
-        "config",
-        "--cmd",
-        r#"["httpd", "-f", "-p", "80", "-h", "/www"]"#,
-        "--env",
-        "PATH=/bin",
-        &container,
-    ]);
-    buildah(&["commit", "-q", &container, name]);
-    let to = format!("docker://127.0.0.1:5000/{name}");
-    buildah(&["push", "-q", "--tls-verify=false", name, &to]);
+    let command = r#"["httpd", "-f", "-p", "80", "-h", "/www"]"#;
+    push(node, name, &root, &["--cmd", command, "--env", "PATH=/bin"]);
 }
 
 #[test]
@@ -133,4 +83,36 @@ fn an_image_that_cannot_be_had_is_told_and_comes_by_itself_later() {
     });
     build_and_push(&node, "web:v1", "late\n");
     node.wait("it runs", || node.get("127.0.0.1:8080").filter(|body| body == "late\n"));
+}
+
+/// A registry inside a node's network that takes connections, by its backlog, and never answers.
+fn dead_registry(node: &Node) -> TcpListener {
+    let netns = format!("/run/netns/{}", node.netns);
+    // Only the thread that makes the socket changes its network.
+    let made = std::thread::spawn(move || {
+        let netns = std::fs::File::open(netns).expect("netns");
+        nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
+        TcpListener::bind("127.0.0.1:5000").expect("bind")
+    });
+    made.join().expect("a listener")
+}
+
+#[test]
+fn a_registry_that_never_answers_holds_up_nothing_but_its_own_tasks() {
+    let node = Node::swarm();
+    node.load_busybox("busybox:test");
+    let dead = dead_registry(&node);
+    for n in 0..8 {
+        let (name, image) = (format!("dead{n}"), format!("127.0.0.1:5000/nothing{n}:1"));
+        node.ok(&["service", "create", "-q", "-d", "--no-resolve-image", "--name", &name, &image]);
+    }
+    node.wait("all of them are being prepared", || {
+        (0..8).all(|n| node.tasks(&format!("dead{n}"), "preparing").len() == 1).then_some(())
+    });
+    let begun = Instant::now();
+    node.ok(&["service", "create", "-q", "-d", "--name", "live", "busybox:test", "sleep", "1000"]);
+    node.wait_running("live", 1);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_eq!(node.tasks("dead0", "preparing").len(), 1, "its pull goes on meanwhile");
+    drop(dead);
 }

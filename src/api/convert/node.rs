@@ -79,6 +79,8 @@ pub fn node(node: &Node, state: NodeState, view: &View) -> json::Node {
         manager_status: node.manager.as_ref().map(|addr| json::ManagerStatus {
             leader: Some(node.id) == view.leader,
             reachability: match state {
+                // It does not help the others to a majority yet.
+                NodeState::Ready if !view.voters.contains(&node.id) => "unknown",
                 NodeState::Unknown => "unknown",
                 NodeState::Ready => "reachable",
                 NodeState::Down => "unreachable",
@@ -205,6 +207,7 @@ pub fn swarm(cluster: &Cluster) -> Swarm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::sample;
 
     #[test]
     fn generic_resources_have_dockers_shapes() {
@@ -213,5 +216,19 @@ mod tests {
         let text = serde_json::to_string(&[generic(&count), generic(&named)]).unwrap();
         let wanted = r#"[{"DiscreteResourceSpec":{"Kind":"ssd","Value":2}},{"NamedResourceSpec":{"Kind":"gpu","Value":"u1"}}]"#;
         assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn a_manager_is_reachable_when_its_vote_counts() {
+        let mut it = sample::node();
+        it.manager = Some("10.0.0.2:2377".to_owned());
+        let mut view = View::default();
+        let reachability = |view: &View, state| {
+            node(&it, state, view).manager_status.map(|status| status.reachability)
+        };
+        assert_eq!(reachability(&view, NodeState::Ready).as_deref(), Some("unknown"));
+        view.voters.insert(it.id);
+        assert_eq!(reachability(&view, NodeState::Ready).as_deref(), Some("reachable"));
+        assert_eq!(reachability(&view, NodeState::Down).as_deref(), Some("unreachable"));
     }
 }

@@ -35,6 +35,12 @@ pub const EVICT_AFTER: Duration = Duration::from_secs(1);
 /// Pause after `accept` failed, usually because descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The longest that a daemon that stops waits for answers that are on their way.
+const ANSWERS_MAX: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether they are out.
+const ANSWERS_LOOK: Duration = Duration::from_millis(10);
+
 /// What a client may cost.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -169,9 +175,20 @@ pub fn run(
         while stop.recv().await.is_ok() {}
     });
     smol::block_on(executor.run(work));
+    // Who waits for an answer gets it, if it comes soon.
+    smol::block_on(executor.run(smol::future::or(answered(&shared), async {
+        Timer::after(ANSWERS_MAX).await;
+    })));
     // The tasks hold the shared state and the state holds the tasks.
     shared.table.take();
     Ok(())
+}
+
+/// Until no request is under way.
+async fn answered(shared: &Shared) {
+    while shared.table.borrow().values().any(|entry| entry.silent.get().is_none()) {
+        Timer::after(ANSWERS_LOOK).await;
+    }
 }
 
 async fn accept<'a>(

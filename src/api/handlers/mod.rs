@@ -33,6 +33,7 @@ pub(super) fn handle(api: &Arc<Api>, call: &mut Call<'_>) -> Result<Reply, ApiEr
         Route::SwarmJoin => swarm::join(engine, call),
         Route::SwarmUpdate => swarm::update(engine, call),
         Route::SwarmLeave => swarm::leave(engine, call),
+        Route::Shutdown => system::shutdown(engine),
         Route::Nodes => node::list(engine, call),
         Route::Node(id) => node::inspect(engine, id),
         Route::NodeUpdate(id) => node::update(engine, id, call),

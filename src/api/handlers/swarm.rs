@@ -82,9 +82,6 @@ fn life(asked: &json::CaConfig) -> Result<Option<Span>, ApiError> {
 /// `POST /swarm/init`.
 pub(super) fn init(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let asked: json::InitRequest = call.json()?;
-    if asked.force_new_cluster {
-        return Err(ApiError::unimplemented("a new cluster from what is left of an old one"));
-    }
     if asked.auto_lock_managers {
         return Err(ApiError::unimplemented("locking managers"));
     }
@@ -104,6 +101,7 @@ pub(super) fn init(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, Ap
             availability: availability(&asked.availability)?,
             task_history_limit: asked.spec.orchestration.task_history_retention_limit,
         },
+        force_new_cluster: asked.force_new_cluster,
     };
     Ok(Reply::json(&engine.init(request)?.to_string()))
 }

@@ -73,6 +73,12 @@ pub(super) fn version(engine: &dyn Engine) -> Reply {
     })
 }
 
+/// `POST /skep/shutdown`: the machine goes down.
+pub(super) fn shutdown(engine: &dyn Engine) -> Result<Reply, ApiError> {
+    engine.go_down()?;
+    Ok(Reply::empty(200))
+}
+
 /// `GET /info`.
 pub(super) fn info(engine: &dyn Engine) -> Result<Reply, ApiError> {
     let facts = engine.facts();

@@ -34,6 +34,7 @@ pub struct Skep {
 pub enum Command {
     Ca(swarm::Ca),
     Daemon(system::Daemon),
+    Demo(system::Demo),
     Image(image::Image),
     Info(system::Info),
     Init(swarm::Init),

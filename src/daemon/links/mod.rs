@@ -142,6 +142,8 @@ struct Book {
     leads: bool,
     /// Raised when the session is to be begun anew.
     renewals: u64,
+    /// The session that there is is the last one.
+    parting: bool,
     /// `host:port` that others are told to reach this node at.
     advertise: String,
     hints: Hints,
@@ -258,6 +260,11 @@ impl Links {
     /// Who leads, as far as this node's manager or the session says.
     pub(in crate::daemon) fn set_leader(&self, leader: Option<NodeId>, leads: bool) {
         self.change(|book| (book.leader, book.leads) = (leader, leads));
+    }
+
+    /// After the session that there is, no other one is begun: this node goes down.
+    pub(in crate::daemon) fn part(&self) {
+        self.change(|book| book.parting = true);
     }
 
     /// This node has another address: what it has connected from the last one is over. `advertise` is

@@ -35,7 +35,7 @@ pub(super) async fn keep(shared: Arc<Shared>, changes: Receiver<()>) {
     let mut turn = 0;
     loop {
         let book = shared.book().clone();
-        if book.leads || book.managers.is_empty() {
+        if book.parting || book.leads || book.managers.is_empty() {
             if changes.recv().await.is_err() {
                 return;
             }

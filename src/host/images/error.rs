@@ -115,6 +115,21 @@ pub enum ImageError {
         /// What happened.
         why: String,
     },
+    /// A document that did not come in its time.
+    #[error(
+        "cannot {doing} {url}: {got} bytes came in {secs} s, and then it was given up: see to the \
+         network between here and the registry, then try again"
+    )]
+    Slow {
+        /// The operation.
+        doing: &'static str,
+        /// Where.
+        url: String,
+        /// Bytes that came.
+        got: usize,
+        /// The limit.
+        secs: u64,
+    },
     /// The bytes are not those that the digest names.
     #[error("{what} failed verification: it should have digest {want} but has {got}")]
     DigestMismatch {
@@ -252,9 +267,10 @@ impl ImageError {
             | Self::Archive { .. }
             | Self::Limit { .. }
             | Self::Input { .. } => ErrorKind::Invalid,
-            Self::Status { .. } | Self::Transport { .. } | Self::Download { .. } => {
-                ErrorKind::Unavailable
-            }
+            Self::Status { .. }
+            | Self::Transport { .. }
+            | Self::Download { .. }
+            | Self::Slow { .. } => ErrorKind::Unavailable,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::Io { .. } | Self::State(_) => ErrorKind::Internal,

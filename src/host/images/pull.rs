@@ -22,9 +22,10 @@ use super::blobs::{BlobWriter, COPY_BYTES};
 use super::decode::digest_of;
 use super::error::{ErrorKind, ImageError, Result};
 use super::manifest::{self, Configuration, Descriptor, Document, Manifest};
+use super::pace::{Pace, Seen};
 use super::record::{ImageRecord, LayerRecord, StoredImage};
 use super::registry::{Fetched, Session};
-use super::store::{Claim, ImageStore, Inner};
+use super::store::{Claim, FetchSlot, ImageStore, Inner};
 use crate::model::digest::Digest;
 use crate::model::image_ref::Reference;
 
@@ -44,10 +45,6 @@ const EVENTS_MAX: usize = 64;
 
 /// Between two events of one layer's progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
-
-/// A download that brings fewer bytes than this in [`STALL_TIME`] has stopped.
-const STALL_BYTES: u64 = 4 * 1024;
-const STALL_TIME: Duration = Duration::from_secs(60);
 
 /// Tries of one blob, however much each brings.
 const BLOB_ATTEMPTS_MAX: u32 = 100;
@@ -242,7 +239,6 @@ impl Inner {
                 if pull.failed.load(Ordering::Relaxed) {
                     return;
                 }
-                let _slot = self.fetch_slot();
                 if let Err(e) = pull.layer(task) {
                     pull.failed.store(true, Ordering::Relaxed);
                     let mut first = first_error.lock().unwrap_or_else(PoisonError::into_inner);
@@ -284,7 +280,13 @@ impl Pull<'_> {
             self.tell(PullEvent::new(Some(id), "Already exists"));
             return Ok(());
         }
-        self.download(&task.blob)?;
+        // Whoever has a slot waits for no claim, so one that is held for long keeps no slot from others.
+        let _blob_claimed = inner.claim(Claim::Blob(task.blob.digest));
+        let mut slot = Some(inner.fetch_slot());
+        if self.has_failed() {
+            return Err(self.given_up(&task.blob));
+        }
+        self.download(&task.blob, &mut slot)?;
         self.tell(PullEvent::new(Some(id.clone()), "Download complete"));
         let path = inner.blob_path(&task.blob.digest);
         let file = File::open(&path).map_err(|e| ImageError::io("open", &path, e))?;
@@ -299,17 +301,17 @@ impl Pull<'_> {
         Ok(())
     }
 
-    /// Makes the blob be here, going on where a broken connection stopped.
-    fn download(&self, blob: &Descriptor) -> Result<()> {
+    /// Makes the blob be here, going on where a broken connection stopped. One that comes slowly
+    /// gives its slot up.
+    fn download(&self, blob: &Descriptor, slot: &mut Option<FetchSlot<'_>>) -> Result<()> {
         let inner = self.inner;
-        let _claimed = inner.claim(Claim::Blob(blob.digest));
         if inner.has_blob(&blob.digest) {
             return Ok(());
         }
         let mut writer = BlobWriter::new(inner)?;
         let mut progress = Progress::new(&blob.digest.short(), "Downloading", blob.size);
         let (mut without_progress, mut attempts) = (0, 0);
-        while let Err(error) = self.download_part(blob, &mut writer, &mut progress) {
+        while let Err(error) = self.download_part(blob, &mut writer, &mut progress, slot) {
             let is_passing = matches!(
                 error,
                 Part::Broken(ImageError::Download { .. } | ImageError::Transport { .. })
@@ -337,6 +339,7 @@ impl Pull<'_> {
         blob: &Descriptor,
         writer: &mut BlobWriter,
         progress: &mut Progress,
+        slot: &mut Option<FetchSlot<'_>>,
     ) -> std::result::Result<(), Part> {
         let start = writer.bytes();
         if start == blob.size {
@@ -360,7 +363,8 @@ impl Pull<'_> {
         let stopped = |why: String| {
             Part::Broken(ImageError::Download { what: blob.digest, why })
         };
-        let mut stall = (Instant::now(), writer.bytes());
+        let limits = &self.inner.registry.pace;
+        let mut pace = Pace::new(Instant::now(), writer.bytes());
         while writer.bytes() < blob.size {
             let count = match body.read(&mut buffer) {
                 Ok(0) => return Err(stopped("the connection was closed too early".to_owned())),
@@ -376,21 +380,21 @@ impl Pull<'_> {
                 }));
             }
             writer.write(&buffer[..count]).map_err(Part::Refused)?;
-            if stall.0.elapsed() >= STALL_TIME {
-                if writer.bytes() < stall.1 + STALL_BYTES {
-                    return Err(stopped("the connection is too slow".to_owned()));
-                }
-                stall = (Instant::now(), writer.bytes());
+            match pace.look(limits, Instant::now(), writer.bytes()) {
+                Seen::Fine => {}
+                Seen::Slow => *slot = None,
+                Seen::Stopped(came) => return Err(stopped(self.session.too_slow(came))),
             }
             progress.tell(self, writer.bytes());
             if self.has_failed() {
-                return Err(Part::Refused(ImageError::Download {
-                    what: blob.digest,
-                    why: "another layer failed".to_owned(),
-                }));
+                return Err(Part::Refused(self.given_up(blob)));
             }
         }
         Ok(())
+    }
+
+    fn given_up(&self, blob: &Descriptor) -> ImageError {
+        ImageError::Download { what: blob.digest, why: "another layer failed".to_owned() }
     }
 
     fn has_failed(&self) -> bool {

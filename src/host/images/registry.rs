@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::debug;
 use serde::Deserialize;
@@ -19,9 +19,8 @@ use super::auth::{self, Challenge, Credentials, read_challenge};
 use super::decode::digest_of;
 use super::error::{ImageError, Result};
 use super::limits::Limits;
-use super::manifest::{self, Document};
-use super::platform::Platform;
-use super::store::ImageStore;
+use super::manifest;
+use super::pace::PaceLimits;
 use crate::model::digest::Digest;
 use crate::model::image_ref::{DEFAULT_DOMAIN, Reference};
 
@@ -34,7 +33,7 @@ pub struct RegistryConfig {
     pub ca_files: Vec<PathBuf>,
     /// Where the system keeps its authorities; the bundled ones are used when none exists.
     pub system_ca_files: Vec<PathBuf>,
-    /// Layers fetched at once, over all pulls.
+    /// Layers fetched and unpacked at once, over all pulls; slow downloads do not count.
     pub parallel_max: usize,
     /// Tries of one request or download that bring nothing new.
     pub attempts_max: u32,
@@ -44,6 +43,8 @@ pub struct RegistryConfig {
     pub connect_timeout: Duration,
     /// For the next bytes of an answer.
     pub read_timeout: Duration,
+    /// How fast they must come.
+    pub pace: PaceLimits,
     /// What hostile input cannot exceed.
     pub limits: Limits,
 }
@@ -60,32 +61,20 @@ impl Default for RegistryConfig {
             backoff: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(15),
             read_timeout: Duration::from_secs(30),
+            pace: PaceLimits::default(),
             limits: Limits::default(),
         }
     }
 }
 
-/// What a registry says about a reference, for `GET /distribution/{name}/json`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Distribution {
-    /// Of the manifest or index.
-    pub media_type: String,
-    /// Digest of the manifest or index.
-    pub digest: Digest,
-    /// Its bytes.
-    pub size: u64,
-    /// What it runs on.
-    pub platforms: Vec<Platform>,
-}
-
 /// The longest wait between two tries, whatever the registry asks for.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// For each step of asking what a reference means.
-const DISTRIBUTION_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Bytes of a token service's answer.
 const TOKEN_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of a document read at once.
+const DOCUMENT_CHUNK: usize = 8 * 1024;
 
 /// Bytes of an error's text that are read and shown.
 const DETAIL_BYTES_MAX: u64 = 4096;
@@ -110,79 +99,6 @@ pub(super) struct Fetched {
     pub(super) bytes: Vec<u8>,
     pub(super) digest: Digest,
     pub(super) media_type: String,
-}
-
-impl ImageStore {
-    /// Asks the registry what a reference means, without pulling it. Tries once and waits for a
-    /// few seconds at most: on a site without a network, the answer is that it cannot be reached.
-    ///
-    /// # Errors
-    /// The registry cannot be reached or does not have it.
-    pub fn distribution(
-        &self,
-        reference: &Reference,
-        credentials: Option<&Credentials>,
-    ) -> Result<Distribution> {
-        let reference = reference.clone().with_default_tag();
-        let usual = &self.inner.registry;
-        let once = RegistryConfig {
-            attempts_max: 1,
-            connect_timeout: usual.connect_timeout.min(DISTRIBUTION_TIMEOUT),
-            read_timeout: usual.read_timeout.min(DISTRIBUTION_TIMEOUT),
-            ..usual.clone()
-        };
-        let session = Session::open(&once, &reference, credentials)?;
-        let fetched = session.manifest(&reference)?;
-        let limits = &once.limits;
-        let what = format!("manifest of {reference}");
-        let platforms = match manifest::read_document(&fetched.bytes, &what, limits)? {
-            Document::Index(index) => index.into_iter().filter_map(|d| d.platform).collect(),
-            Document::Image(image) => {
-                let bytes = session.document(&image.config)?;
-                vec![manifest::read_configuration(&bytes, &what)?.platform]
-            }
-        };
-        Ok(Distribution {
-            media_type: fetched.media_type,
-            digest: fetched.digest,
-            size: fetched.bytes.len() as u64,
-            platforms,
-        })
-    }
-
-    /// What is known here of a reference without asking anybody, for sites without a network:
-    /// the digest under which this node pulled it.
-    #[must_use]
-    pub fn local_distribution(&self, reference: &Reference) -> Option<Distribution> {
-        let reference = reference.clone().with_default_tag();
-        let state = self.inner.lock();
-        let id = state.find(&reference.canonical()).ok()?;
-        let image = state.images.get(&id)?;
-        let names = state.references(&id).into_iter();
-        let own = names.filter(|name| name.name() == reference.name());
-        let digest = own.filter_map(|name| name.digest()).next()?;
-        // The index itself is not kept, only the manifest that was chosen from it.
-        let is_index = image.manifest != Some(digest);
-        let size = self.inner.blob_path(&digest).metadata().map_or(0, |meta| meta.len());
-        let media_type = if is_index { manifest::INDEX_TYPE } else { manifest::MANIFEST_TYPE };
-        let platforms = vec![image.platform.clone()];
-        Some(Distribution { media_type: media_type.to_owned(), digest, size, platforms })
-    }
-
-    /// Asks a registry whether it takes these credentials, for `POST /auth`.
-    ///
-    /// # Errors
-    /// The registry cannot be reached or refuses them.
-    pub fn check_login(&self, host: &str, credentials: &Credentials) -> Result<()> {
-        let probe = Reference::parse(&format!("{host}/login/probe"))?;
-        let session = Session::open(&self.inner.registry, &probe, Some(credentials))?;
-        let url = format!("{}/v2/", session.base);
-        match session.get("log in to", &url, "*/*", None) {
-            Ok(_) => Ok(()),
-            Err(ImageError::Denied { .. }) => Err(ImageError::Unauthorized { host: host.to_owned() }),
-            Err(e) => Err(e),
-        }
-    }
 }
 
 impl<'a> Session<'a> {
@@ -226,6 +142,12 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
+    /// Asks for nothing but whether the credentials are taken.
+    pub(super) fn log_in_only(&self) -> Result<()> {
+        let url = format!("{}/v2/", self.base);
+        self.get("log in to", &url, "*/*", None).map(drop)
+    }
+
     /// The manifest or index that the reference names, its digest checked.
     pub(super) fn manifest(&self, reference: &Reference) -> Result<Fetched> {
         let name = match (reference.digest(), reference.tag()) {
@@ -249,7 +171,7 @@ impl<'a> Session<'a> {
         let media_type = media_type.split(';').next().unwrap_or_default().trim().to_owned();
         let told = header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
         let max = self.config.limits.document_bytes_max;
-        let bytes = read_body(response, max, "get manifest", &url)?;
+        let bytes = self.read_body(response, max, "get manifest", &url)?;
         let got = digest_of(&bytes);
         match want.or(told) {
             Some(want) if want != got => {
@@ -269,7 +191,7 @@ impl<'a> Session<'a> {
         }
         let response = self.blob(&descriptor.digest, 0)?;
         let url = self.blob_url(&descriptor.digest);
-        let bytes = read_body(response, max, "download", &url)?;
+        let bytes = self.read_body(response, max, "download", &url)?;
         let got = digest_of(&bytes);
         super::blobs::verify(&what, descriptor.digest, descriptor.size, got, bytes.len() as u64)?;
         Ok(bytes)
@@ -332,7 +254,7 @@ impl<'a> Session<'a> {
                     self.pause(attempt, retry_after(&response));
                     attempt += 1;
                 }
-                status => return Err(bad_status(doing, url, status, response)),
+                status => return Err(self.bad_status(doing, url, status, response)),
             }
         }
     }
@@ -396,14 +318,79 @@ impl<'a> Session<'a> {
                 return Err(ImageError::Unauthorized { host: self.host.clone() });
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.denied()),
-            status => return Err(bad_status(doing, realm, status, response)),
+            status => return Err(self.bad_status(doing, realm, status, response)),
         }
-        let bytes = read_body(response, TOKEN_BYTES_MAX, doing, realm)?;
+        let bytes = self.read_body(response, TOKEN_BYTES_MAX, doing, realm)?;
         let what = || format!("answer of {realm}");
         let answer: Answer =
             serde_json::from_slice(&bytes).map_err(|e| ImageError::manifest(what(), e))?;
         let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
         token.ok_or_else(|| ImageError::manifest(what(), "it has no token"))
+    }
+
+    /// A document's bytes: at most `max`, and within the time that one may take.
+    fn read_body(
+        &self,
+        response: Response<Body>,
+        max: u64,
+        doing: &'static str,
+        url: &str,
+    ) -> Result<Vec<u8>> {
+        let limit = self.config.pace.document;
+        let begun = Instant::now();
+        let (mut bytes, mut chunk) = (Vec::new(), [0; DOCUMENT_CHUNK]);
+        let mut reader = response.into_body().into_reader();
+        loop {
+            let count = match reader.read(&mut chunk) {
+                Ok(0) => return Ok(bytes),
+                Ok(count) => count,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) => return Err(transport(doing, url, e.into())),
+            };
+            bytes.extend_from_slice(&chunk[..count]);
+            if bytes.len() as u64 > max {
+                return Err(ImageError::Limit { what: url.to_owned(), limit: max, unit: "bytes" });
+            }
+            if begun.elapsed() > limit {
+                let (url, got) = (url.to_owned(), bytes.len());
+                return Err(ImageError::Slow { doing, url, got, secs: limit.as_secs() });
+            }
+        }
+    }
+
+    /// Why a download that brought so little in a window was given up.
+    pub(super) fn too_slow(&self, came: u64) -> String {
+        let PaceLimits { window, window_bytes_min: least, .. } = &self.config.pace;
+        format!(
+            "{host} sent {came} bytes in {window:?}, and less than {least} is given up: see to the \
+             network between here and {host}, then pull again",
+            host = self.host
+        )
+    }
+
+    /// The status with the registry's own words, as far as they are printable.
+    fn bad_status(
+        &self,
+        doing: &'static str,
+        url: &str,
+        status: StatusCode,
+        response: Response<Body>,
+    ) -> ImageError {
+        #[derive(Deserialize)]
+        struct Errors {
+            errors: Vec<One>,
+        }
+        #[derive(Deserialize)]
+        struct One {
+            #[serde(default)]
+            message: String,
+        }
+        let bytes = self.read_body(response, DETAIL_BYTES_MAX, doing, url).ok();
+        let errors = bytes.and_then(|bytes| serde_json::from_slice::<Errors>(&bytes).ok());
+        let first = errors.and_then(|errors| errors.errors.into_iter().next());
+        let detail =
+            first.map(|one| format!(": {}", one.message.escape_debug())).unwrap_or_default();
+        ImageError::Status { doing, url: url.to_owned(), status: status.as_u16(), detail }
     }
 
     fn denied(&self) -> ImageError {
@@ -413,21 +400,6 @@ impl<'a> Session<'a> {
     fn authorization(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.authorization.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn read_body(
-    response: Response<Body>,
-    max: u64,
-    doing: &'static str,
-    url: &str,
-) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut reader = response.into_body().into_reader().take(max + 1);
-    reader.read_to_end(&mut bytes).map_err(|e| transport(doing, url, e.into()))?;
-    if bytes.len() as u64 > max {
-        return Err(ImageError::Limit { what: url.to_owned(), limit: max, unit: "bytes" });
-    }
-    Ok(bytes)
 }
 
 pub(super) fn transport(doing: &'static str, url: &str, source: ureq::Error) -> ImageError {
@@ -457,31 +429,4 @@ fn is_passing_status(status: StatusCode) -> bool {
 fn retry_after(response: &Response<Body>) -> Option<Duration> {
     let value = response.headers().get("retry-after")?.to_str().ok()?;
     value.trim().parse().ok().map(Duration::from_secs)
-}
-
-/// The status with the registry's own words, as far as they are printable.
-fn bad_status(
-    doing: &'static str,
-    url: &str,
-    status: StatusCode,
-    response: Response<Body>,
-) -> ImageError {
-    #[derive(Deserialize)]
-    struct Errors {
-        errors: Vec<One>,
-    }
-    #[derive(Deserialize)]
-    struct One {
-        #[serde(default)]
-        message: String,
-    }
-    let mut bytes = Vec::new();
-    let mut reader = response.into_body().into_reader().take(DETAIL_BYTES_MAX);
-    let detail = match reader.read_to_end(&mut bytes) {
-        Ok(_) => serde_json::from_slice::<Errors>(&bytes).ok(),
-        Err(_unreadable) => None,
-    };
-    let detail = detail.and_then(|errors| errors.errors.into_iter().next());
-    let detail = detail.map(|one| format!(": {}", one.message.escape_debug())).unwrap_or_default();
-    ImageError::Status { doing, url: url.to_owned(), status: status.as_u16(), detail }
 }

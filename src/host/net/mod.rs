@@ -43,7 +43,7 @@ pub use files::{
     render_resolv_conf,
 };
 pub use names::{DATA_ROOT_DEFAULT, Names};
-pub use netns::NetnsError;
+pub use netns::{NetnsError, enter_or_create, unpin};
 pub use nft::NftError;
 pub use ruleset::{Elements, NetState, render, render_add, render_remove, render_teardown};
 pub use sysctl::SysctlError;
@@ -263,7 +263,7 @@ impl Net {
             None => Ok(()),
         };
         failpoint::hit(Point::NetUnlinked);
-        let pinned = netns::unpin(&self.netns_path(task))
+        let pinned = unpin(&self.netns_path(task))
             .map_err(|source| NetError::Netns { task, source });
         failpoint::hit(Point::NetUnpinned);
         unlinked.and(pinned.map(|_| ()))

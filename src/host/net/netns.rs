@@ -37,7 +37,10 @@ fn failed(doing: &'static str, path: &Path, source: impl Into<io::Error>) -> Net
 
 /// Moves the calling thread into the namespace pinned at `path`, which is made and pinned if it
 /// is not there. Only for a thread that ends soon.
-pub(super) fn enter_or_create(path: &Path) -> Result<File, NetnsError> {
+///
+/// # Errors
+/// What the kernel says.
+pub fn enter_or_create(path: &Path) -> Result<File, NetnsError> {
     if let Some(file) = open_pinned(path)? {
         setns(&file, CloneFlags::CLONE_NEWNET)
             .map_err(|e| failed("enter the network namespace", path, e))?;
@@ -48,7 +51,10 @@ pub(super) fn enter_or_create(path: &Path) -> Result<File, NetnsError> {
 }
 
 /// Takes the pin away; false if there was none. The namespace ends with its last process.
-pub(super) fn unpin(path: &Path) -> Result<bool, NetnsError> {
+///
+/// # Errors
+/// What the kernel says.
+pub fn unpin(path: &Path) -> Result<bool, NetnsError> {
     for _ in 0..PIN_MOUNTS_MAX {
         match umount2(path, MntFlags::MNT_DETACH) {
             Ok(()) => {}

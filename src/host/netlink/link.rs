@@ -110,11 +110,23 @@ impl Socket {
     /// # Errors
     /// What the kernel says.
     pub fn set_up(&mut self, link: &Link) -> Result<()> {
+        self.set_flags(link, LinkFlags::Up, "up")
+    }
+
+    /// Takes a link down; its routes go with that.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_down(&mut self, link: &Link) -> Result<()> {
+        self.set_flags(link, LinkFlags::empty(), "down")
+    }
+
+    fn set_flags(&mut self, link: &Link, flags: LinkFlags, to: &str) -> Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = link.index;
-        message.header.flags = LinkFlags::Up;
+        message.header.flags = flags;
         message.header.change_mask = LinkFlags::Up;
-        let doing = format!("bring the link {} up", link.name);
+        let doing = format!("bring the link {} {to}", link.name);
         self.change(&doing, RouteNetlinkMessage::SetLink(message), 0)
     }
 

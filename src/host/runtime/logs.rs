@@ -1,15 +1,15 @@
 //! Reading a container's log: the rotated files of JSON lines that its shim writes.
 //!
-//! A reader belongs to one thread and holds one entry at a time, whatever the log's size. It sees
-//! every entry that was there when it was opened even when files rotate meanwhile, since it keeps
-//! them open.
+//! A reader belongs to one thread and holds one entry and at most three open files, whatever the log's
+//! size. It sees every entry that was there when it was opened even when files rotate meanwhile: the
+//! next file is the one that follows the open one now, which is known by its inode. What rotates away
+//! for good before it is reached is passed over, like in Docker.
 
-use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,17 +17,12 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde::Deserialize;
 
 use super::error::{Doing, RuntimeError};
+use super::log_files::{Which, listed, open_one, open_tail};
 use super::{Places, Runtime};
 use crate::base::id::TaskId;
 
 /// The longest entry that is read; the shim writes none as long as this.
 const ENTRY_BYTES_MAX: u64 = 256 * 1024;
-
-/// Step of the search for the last lines from the end.
-const CHUNK_BYTES: usize = 64 * 1024;
-
-/// Tries to open a consistent set of files while they rotate.
-const OPEN_TRIES_MAX: usize = 5;
 
 /// Between two looks where the kernel has no more notifications to give.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -82,8 +77,8 @@ pub struct LogReader {
     query: LogQuery,
     /// The file that is read, none before the first one exists.
     current: Option<BufReader<File>>,
-    /// The files after it, oldest first.
-    later: VecDeque<File>,
+    /// The newest file when the log was opened: the last that is read without `follow`.
+    last: Option<File>,
     /// What of an entry has been read.
     part: Vec<u8>,
     /// The rest of an entry that is too long is skipped.
@@ -105,13 +100,16 @@ impl LogReader {
     fn open(places: Places, query: LogQuery) -> Result<Self, RuntimeError> {
         // Before the files are opened: what is written in between wakes.
         let notify = if query.follow { watch(&places) } else { None };
-        let mut files: VecDeque<File> = open_all(&places.log())?.into();
-        if let Some(count) = query.tail {
-            seek_tail(&mut files, count).doing("search the log", places.log())?;
-        }
-        let current = files.pop_front().map(BufReader::new);
+        let log = places.log();
+        let (first, last) = match query.tail {
+            // First the older one, so that the last is never before it.
+            None => (open_one(&log, Which::Oldest)?, open_one(&log, Which::Newest)?),
+            Some(count) => (open_tail(&log, count)?, open_one(&log, Which::Newest)?),
+        };
+        let current = first.map(BufReader::new);
         let (part, skip) = (Vec::new(), false);
-        Ok(Self { places, query, current, later: files, part, skip, notify })
+        let last = last.filter(|_| !query.follow);
+        Ok(Self { places, query, current, last, part, skip, notify })
     }
 
     /// The next entry. With `follow`, waits up to `wait` for one.
@@ -179,40 +177,49 @@ impl LogReader {
     /// At the end of a file: goes on with the next one, or with what follows after a rotation.
     fn advance(&mut self) -> Result<bool, RuntimeError> {
         let path = self.places.log();
-        if let Some(next) = self.later.pop_front() {
-            self.current = Some(BufReader::new(next));
-            self.part.clear();
-            return Ok(true);
-        }
-        if !self.query.follow {
-            return Ok(false);
-        }
         let Some(current) = &mut self.current else {
-            self.later = open_all(&path)?.into();
-            return Ok(!self.later.is_empty());
+            if self.query.follow {
+                self.current = open_one(&path, Which::Oldest)?.map(BufReader::new);
+            }
+            return Ok(self.current.is_some());
         };
         let meta = current.get_ref().metadata().doing("look at", &path)?;
-        let position = current.stream_position().doing("read", &path)?;
-        if meta.len() < position {
-            // A log of one file starts again from nothing.
-            current.seek(SeekFrom::Start(0)).doing("read", &path)?;
-            self.part.clear();
-            return Ok(true);
-        }
-        if meta.len() > position {
-            return Ok(true);
-        }
-        match std::fs::metadata(&path) {
-            Ok(newest) if newest.ino() != meta.ino() => {}
-            _ => return Ok(false),
-        }
-        let mut files = open_all(&path)?;
-        let place = files.iter().position(|file| file.metadata().is_ok_and(|m| m.ino() == meta.ino()));
-        files.drain(..place.map_or(0, |place| place + 1));
-        self.later = files.into();
-        // Once more to the end of this one: it may have grown before it was rotated.
-        let grown = current.get_ref().metadata().is_ok_and(|now| now.len() > position);
-        Ok(grown || !self.later.is_empty())
+        let next = if self.query.follow {
+            let position = current.stream_position().doing("read", &path)?;
+            if meta.len() < position {
+                // A log of one file starts again from nothing.
+                current.seek(SeekFrom::Start(0)).doing("read", &path)?;
+                self.part.clear();
+                return Ok(true);
+            }
+            if meta.len() > position {
+                return Ok(true);
+            }
+            match std::fs::metadata(&path) {
+                Ok(newest) if newest.ino() != meta.ino() => {}
+                _ => return Ok(false),
+            }
+            let next = open_one(&path, Which::After(meta.ino()))?;
+            // Once more to the end of this one: it may have grown before it was rotated.
+            if current.get_ref().metadata().is_ok_and(|now| now.len() > position) {
+                return Ok(true);
+            }
+            next
+        } else {
+            let Some(last) = &self.last else { return Ok(false) };
+            let last = last.metadata().doing("look at", &path)?.ino();
+            if last == meta.ino() {
+                return Ok(false);
+            }
+            // A container that writes faster than this reads is not followed beyond the last.
+            let is_there = listed(&path)?.iter().any(|(_, inode)| *inode == last);
+            let next = if is_there { open_one(&path, Which::After(meta.ino()))? } else { None };
+            if next.is_none() { self.last.take() } else { next }
+        };
+        let Some(next) = next else { return Ok(false) };
+        self.current = Some(BufReader::new(next));
+        self.part.clear();
+        Ok(true)
     }
 
     fn wait(&mut self, limit: Duration) -> Result<(), RuntimeError> {
@@ -256,105 +263,10 @@ fn parse(line: &[u8]) -> Option<LogLine> {
     })
 }
 
-/// The log's files, oldest first, as they were at one moment.
-fn open_all(path: &Path) -> Result<Vec<File>, RuntimeError> {
-    for _ in 0..OPEN_TRIES_MAX {
-        let mut files = Vec::new();
-        let names = names(path).doing("list the log", path)?;
-        for name in &names {
-            match File::open(name) {
-                Ok(file) => files.push(file),
-                // It rotated away; the check below sees that.
-                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
-                Err(err) => return Err(err).doing("open", name),
-            }
-        }
-        let inode = |meta: io::Result<std::fs::Metadata>| meta.map_or(0, |meta| meta.ino());
-        let opened = files.iter().map(|file| inode(file.metadata()));
-        if opened.eq(names.iter().map(|name| inode(std::fs::metadata(name)))) {
-            return Ok(files);
-        }
-    }
-    Err(io::Error::from(nix::errno::Errno::EAGAIN)).doing("open while it rotates", path)
-}
-
-/// `log.2`, `log.1`, `log`: those that exist.
-fn names(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let (Some(folder), Some(base)) = (path.parent(), path.file_name().and_then(|n| n.to_str()))
-    else {
-        return Ok(Vec::new());
-    };
-    let entries = match std::fs::read_dir(folder) {
-        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
-    };
-    let mut numbers = Vec::new();
-    for entry in entries {
-        let name = entry?.file_name();
-        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(base)) else { continue };
-        match rest.strip_prefix('.') {
-            Some(number) => numbers.extend(number.parse::<u32>().ok()),
-            None if rest.is_empty() => numbers.push(0),
-            None => {}
-        }
-    }
-    numbers.sort_unstable_by(|a, b| b.cmp(a));
-    let name = |n: u32| match n {
-        0 => path.to_owned(),
-        n => folder.join(format!("{base}.{n}")),
-    };
-    Ok(numbers.into_iter().map(name).collect())
-}
-
-/// Leaves of `files` only the last `count` lines.
-fn seek_tail(files: &mut VecDeque<File>, count: u64) -> io::Result<()> {
-    let mut left = count;
-    let mut chunk = vec![0; CHUNK_BYTES];
-    for at in (0..files.len()).rev() {
-        let mut end = files[at].metadata()?.len();
-        // The newline at the very end closes the last line, it does not begin one.
-        let mut closes = true;
-        while end > 0 {
-            let start = end.saturating_sub(CHUNK_BYTES as u64);
-            let len = usize::try_from(end - start).unwrap_or(CHUNK_BYTES);
-            files[at].read_exact_at(&mut chunk[..len], start)?;
-            for place in (0..len).rev().filter(|place| chunk[*place] == b'\n') {
-                if closes && start + place as u64 + 1 == end {
-                    closes = false;
-                    continue;
-                }
-                closes = false;
-                if left <= 1 {
-                    let from = if left == 0 { files[at].metadata()?.len() } else { start + place as u64 + 1 };
-                    files[at].seek(SeekFrom::Start(from))?;
-                    files.drain(..at);
-                    return Ok(());
-                }
-                left -= 1;
-            }
-            closes = false;
-            end = start;
-        }
-        // The first line of the file has no newline before it.
-        if left == 0 {
-            files[at].seek(SeekFrom::End(0))?;
-            files.drain(..at);
-            return Ok(());
-        }
-        if files[at].metadata()?.len() > 0 {
-            left -= 1;
-            if left == 0 {
-                files.drain(..at);
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -418,6 +330,59 @@ mod tests {
         let at = |n: i128| Some(second(start.as_nanosecond() + n * 1_000_000_000));
         let query = LogQuery { since_ns: at(2), until_ns: at(7), ..LogQuery::default() };
         assert_eq!(folder.read(query), [2, 3, 4, 5, 6]);
+    }
+
+    /// How many of the log's files this process has open.
+    fn open_files(folder: &Folder) -> usize {
+        let all = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let links = all.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        links.filter(|to| to.starts_with(folder.0.join("log")) && to.is_file()).count()
+    }
+
+    #[test]
+    fn a_log_of_many_files_keeps_few_open() {
+        let folder = Folder::new("many");
+        for n in 1..50 {
+            folder.write(&format!("json.log.{n}"), 50 - n, 51 - n);
+        }
+        folder.write("json.log", 50, 51);
+        for (follow, tail, from) in [(false, None, 1), (false, Some(40), 11), (true, Some(3), 48)] {
+            let query = LogQuery { follow, tail, ..LogQuery::default() };
+            let mut reader = LogReader::open(folder.places(), query).unwrap();
+            let mut got: Vec<u32> = Vec::new();
+            while let LogNext::Line(line) = reader.next(Duration::ZERO).unwrap() {
+                got.push(line.text.trim().parse().unwrap());
+                let open = open_files(&folder);
+                assert!((1..=2).contains(&open), "{open} files are open");
+            }
+            assert_eq!(got, (from..51).collect::<Vec<u32>>(), "{query:?}");
+        }
+    }
+
+    #[test]
+    fn rotations_while_it_reads_lose_nothing_and_lead_not_beyond_its_end() {
+        let folder = Folder::new("rotated");
+        let log = folder.0.join("log");
+        folder.write("json.log.2", 0, 2);
+        folder.write("json.log.1", 2, 4);
+        folder.write("json.log", 4, 6);
+        let mut reader = LogReader::open(folder.places(), LogQuery::default()).unwrap();
+        let mut next = || match reader.next(Duration::ZERO).unwrap() {
+            LogNext::Line(line) => line.text.trim().parse::<u32>().ok(),
+            LogNext::Idle | LogNext::End => None,
+        };
+        let rotate = |from: &str, to: &str| std::fs::rename(log.join(from), log.join(to)).unwrap();
+        assert_eq!(next(), Some(0));
+        for n in [3, 2, 1] {
+            rotate(&format!("json.log.{}", n - 1).replace(".0", ""), &format!("json.log.{n}"));
+        }
+        folder.write("json.log", 6, 8);
+        assert_eq!([next(), next(), next()], [Some(1), Some(2), Some(3)]);
+        // All that it is to read goes away, but for what it holds.
+        for n in [3, 2, 1] {
+            std::fs::remove_file(log.join(format!("json.log.{n}"))).unwrap();
+        }
+        assert_eq!([next(), next(), next()], [Some(4), Some(5), None]);
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod copyup;
 pub mod error;
 mod found;
 pub mod inputs;
+mod log_files;
 pub mod logs;
 mod mounts;
 mod overlay;

@@ -1,15 +1,16 @@
 //! How a cluster begins, and how it goes on when its majority is lost for good.
 
 use super::Manager;
-use super::io::{Input, Output};
-use crate::base::id::NetworkId;
+use super::command::Asked;
+use super::io::{CommandError, Input, Output};
+use crate::base::id::{NetworkId, RequestId};
 use crate::base::time::{Now, Time};
 use crate::logic::allocator;
-use crate::model::cluster::{Cluster, Founding};
-use crate::model::entry::Change;
+use crate::model::cluster::{Cluster, ClusterSpec, Founding};
+use crate::model::entry::{Change, Precondition};
 use crate::model::network::{GWBRIDGE, Network, Subnet};
 use crate::model::node::{Node, NodeDescription, NodeSpec, Role};
-use crate::model::object::{Meta, Object};
+use crate::model::object::{Meta, Object, ObjectId};
 use crate::model::service::Labels;
 
 /// Ended tasks that are kept for each slot, unless the cluster says otherwise.
@@ -47,7 +48,7 @@ impl Manager {
     /// When to do that.
     pub(super) fn begins_at(&self) -> Option<Time> {
         let waits = self.founder.is_some() && self.raft.members().is_empty();
-        waits.then(|| self.blocked.map_or(Time(0), |(until, _)| until))
+        waits.then(|| self.blocked.map_or(Time(0), |blocked| blocked.until))
     }
 
     /// The cluster's first objects: itself, this node, its networks and their addresses.
@@ -95,6 +96,31 @@ impl Manager {
             Object::Network(Box::new(self.network(GWBRIDGE, gwbridge, false))),
         ];
         self.write_own(now, objects.into_iter().map(Change::Put).collect());
+    }
+
+    /// The user wants something else of the cluster.
+    pub(super) fn update_cluster(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        version: u64,
+        spec: ClusterSpec,
+    ) -> Asked {
+        let Some(old) = self.lead.planned.cluster() else {
+            return Err(CommandError::NotFound("the cluster has not begun yet".to_owned()));
+        };
+        if old.meta.version != version {
+            return Err(CommandError::OutOfSequence);
+        }
+        let id = ObjectId::Cluster(old.id);
+        let ClusterSpec { labels, task_history_limit, rebalance } = spec;
+        let cluster = Cluster { labels, task_history_limit, rebalance, ..old.as_ref().clone() };
+        self.put(
+            now,
+            request,
+            Precondition::Version(id, version),
+            Object::Cluster(Box::new(cluster)),
+        )
     }
 
     fn network(&mut self, name: &str, subnet: Subnet, ingress: bool) -> Network {

@@ -14,9 +14,9 @@ use crate::model::object::Object;
 use crate::model::task::TaskState;
 use crate::model::wire::HardState;
 
-const ME: u128 = 7;
+pub(super) const ME: u128 = 7;
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     Config {
         node: NodeId::new(ME),
         cluster: ClusterId::new(1),

@@ -83,6 +83,9 @@ impl Manager {
                 self.set_resource(now, request, kind, name, payload)
             }
             Command::RemoveResource { id } => self.remove_resource(now, request, id),
+            Command::UpdateCluster { version, spec } => {
+                self.update_cluster(now, request, version, *spec)
+            }
             Command::Transfer { to } => self.transfer(now, to, out),
             Command::Read => Ok(None),
         };
@@ -284,6 +287,7 @@ impl Manager {
             cluster: store.cluster().cloned(),
             node: Some(self.config.node),
             leader: self.raft.leader(),
+            voters: self.raft.members().voters.clone(),
             nodes: store.nodes().map(|node| (Arc::clone(node), state(node.id))).collect(),
             networks: store.networks().cloned().collect(),
             services: store.services().cloned().collect(),

@@ -4,6 +4,7 @@
 //! back by the machine itself: a [`Output::Reply`] to a write leaves it only after a majority has
 //! the entry on disk, a vote only after it is on this one's. The caller holds nothing back.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use crate::base::id::{
 use crate::base::time::Span;
 use crate::logic::raft::io as raft;
 use crate::logic::raft::io::{Snapshot, Ticket, Timing, Write};
-use crate::model::cluster::Cluster;
+use crate::model::cluster::{Cluster, ClusterSpec};
 use crate::model::network::Network;
 use crate::model::node::{Node, NodeDescription, NodeSpec, NodeState, Role};
 use crate::model::payload;
@@ -336,6 +337,13 @@ pub enum Command {
     },
     /// Everything, as of a moment between question and answer; cheap, the objects are shared.
     Read,
+    /// Replaces what the user wants of the cluster.
+    UpdateCluster {
+        /// Version that the new spec was made from.
+        version: u64,
+        /// What is wanted.
+        spec: Box<ClusterSpec>,
+    },
 }
 
 /// A secret or config to be made.
@@ -383,6 +391,8 @@ pub struct View {
     pub node: Option<NodeId>,
     /// Who leads, as far as it knows.
     pub leader: Option<NodeId>,
+    /// Managers whose vote counts: one that has just become a manager catches up first.
+    pub voters: BTreeSet<NodeId>,
     /// Nodes and whether each is heard of.
     pub nodes: Vec<(Arc<Node>, NodeState)>,
     /// Networks.

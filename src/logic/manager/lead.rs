@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::flight::InFlight;
 use super::io::{CommandError, Output, Reply};
 use super::write::{all_services, reply};
-use super::{Lead, Leads, Manager, REFUSED_WAIT_MAX, REFUSED_WAIT_MIN};
+use super::{Lead, Leads, Manager};
 use crate::base::id::{NodeId, RequestId};
-use crate::base::time::{Now, Span, Time};
+use crate::base::time::{Now, Time};
 use crate::logic::codec;
-use crate::logic::raft::io::{self as raft, Entry, Payload, Snapshot, Ticket, Write};
+use crate::logic::raft::io::{self as raft, Entry, Payload, Snapshot, Write};
 use crate::logic::store::{Applied, Feed, Store};
 
 impl Manager {
@@ -37,6 +37,7 @@ impl Manager {
             match want {
                 raft::Output::Persist { ticket, write } => {
                     let urgent = self.is_urgent(&write);
+                    self.urgent = urgent.then_some(ticket);
                     out.push(Output::Persist { ticket, write, urgent });
                 }
                 raft::Output::Send { to, message } => out.push(Output::Send { to, message }),
@@ -204,6 +205,7 @@ impl Manager {
         lead.memories.clear();
         lead.wakes.clear();
         lead.waiting.clear();
+        lead.held.clear();
         lead.dirty = all_services(&lead.planned);
         lead.roles_at = Some(Time(0));
         for (request, command) in std::mem::take(&mut lead.early) {
@@ -232,22 +234,6 @@ impl Manager {
             out.push(Output::Reply { request, reply });
         }
         out.push(Output::Leader { term, leader });
-    }
-
-    /// Nothing from `ticket` on was written.
-    pub(super) fn refused(
-        &mut self,
-        now: Now,
-        ticket: Ticket,
-        reason: String,
-        out: &mut Vec<Output>,
-    ) {
-        self.refusal = reason;
-        let wait = self.blocked.map_or(REFUSED_WAIT_MIN, |(_, last)| {
-            Span(last.0.saturating_mul(2)).min(REFUSED_WAIT_MAX)
-        });
-        self.blocked = Some((now.mono + wait, wait));
-        self.consensus(now, raft::Input::PersistRefused { ticket }, out);
     }
 
     /// State and members as of what is committed.

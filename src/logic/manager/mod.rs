@@ -21,6 +21,9 @@ mod begin_tests;
 mod command;
 mod dispatch;
 mod flight;
+mod full;
+#[cfg(test)]
+mod full_tests;
 pub mod io;
 mod lead;
 mod members;
@@ -38,6 +41,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use self::dispatch::Dispatch;
 use self::flight::Flight;
+use self::full::Blocked;
 use self::io::{Adopted, Command, Config, Input, Output};
 pub use self::recover::RecoverError;
 use self::report::Reports;
@@ -46,11 +50,12 @@ use crate::base::rng::Rng;
 use crate::base::time::{Now, Span, Time};
 use crate::logic::orchestrator::{self, Draft, Memory};
 use crate::logic::raft::Raft;
-use crate::logic::raft::io as raft;
+use crate::logic::raft::io::{self as raft, Ticket};
 use crate::logic::scheduler::rebalance::Moved;
 use crate::logic::scheduler::{MemoryUse, Nodes};
 use crate::logic::store::{Feed, Store};
 use crate::model::cluster::Founding;
+use crate::model::entry::Change;
 use crate::model::node::{NodeDescription, NodeState};
 
 /// Shortest wait before the manager tries its own writes again after the disk refused.
@@ -94,8 +99,10 @@ pub struct Manager {
     founder: Option<NodeDescription>,
     /// What the cluster begins with, as long as it has not begun.
     founding: Founding,
-    /// Own work waits until this time, for this long: the disk refused.
-    blocked: Option<(Time, Span)>,
+    /// The disk refused.
+    blocked: Option<Blocked>,
+    /// The last write, where it makes room.
+    urgent: Option<Ticket>,
     /// What the disk said last.
     refusal: String,
     broken: bool,
@@ -121,6 +128,8 @@ struct Lead {
     memories: BTreeMap<ServiceId, Memory>,
     /// Services to be looked at in this step.
     dirty: BTreeSet<ServiceId>,
+    /// Services that were looked at while the disk refused, and need more than it has room for.
+    held: BTreeSet<ServiceId>,
     /// Services with a task that waits for a node or an address.
     waiting: BTreeSet<ServiceId>,
     /// When to look at a service even if nothing happens.
@@ -156,7 +165,11 @@ impl Manager {
         }
         self.bootstrap_again(now, out);
         let can = self.leads == Leads::Yes && self.raft.takes_proposals();
-        if can && self.blocked.is_none_or(|(until, _)| now.mono >= until) {
+        if can && self.is_blocked(now) {
+            if self.has_reserve() {
+                self.look(now);
+            }
+        } else if can {
             self.found(now);
             self.begin_epoch(now);
             self.arrange_members(now);
@@ -230,12 +243,13 @@ impl Manager {
             let wake = lead.wakes.values().min().copied();
             // What is left to look at while the log is full goes on when the disk answers.
             let can = !lead.flight.is_full() && self.raft.takes_proposals();
-            let left = !lead.dirty.is_empty() || !lead.unadopted.is_empty();
+            let left =
+                !lead.dirty.is_empty() || !lead.held.is_empty() || !lead.unadopted.is_empty();
             let start = left.then_some(Time(0));
             let own =
                 [wake, start, lead.reports.due(), lead.tend_due()].into_iter().flatten().min();
             let own = own.filter(|_| can);
-            due = own.map(|due| self.blocked.map_or(due, |(until, _)| due.max(until)));
+            due = own.map(|due| self.blocked.map_or(due, |blocked| due.max(blocked.until)));
         }
         [due, self.begins_at(), self.raft.deadline()].into_iter().flatten().min()
     }
@@ -276,9 +290,14 @@ impl Manager {
         &self.feed
     }
 
-    /// Looks at every service that something happened to, or whose time has come.
+    /// Looks at every service that something happened to, or whose time has come. While the disk
+    /// refuses only what makes room is written ([`full`]).
     fn look(&mut self, now: Now) {
+        let blocked = self.is_blocked(now);
         let lead = &mut self.lead;
+        if !blocked {
+            lead.dirty.append(&mut lead.held);
+        }
         let due: Vec<ServiceId> =
             lead.wakes.iter().filter(|(_, at)| **at <= now.mono).map(|(id, _)| *id).collect();
         lead.dirty.extend(due);
@@ -287,6 +306,7 @@ impl Manager {
             let Some(id) = lead.dirty.pop_first() else { break };
             lead.wakes.remove(&id);
             lead.waiting.remove(&id);
+            let before = blocked.then(|| lead.memories.get(&id).cloned().unwrap_or_default());
             let mut draft = Draft::new(&lead.planned, &lead.nodes, &mut self.rng, now)
                 .with_last_heard(&lead.heard);
             if let Some(service) = lead.planned.service(id) {
@@ -303,6 +323,11 @@ impl Manager {
                 orchestrator::remove_all(&mut draft, id);
             }
             let changes = draft.into_changes();
+            if blocked && !changes.iter().all(Change::makes_room) {
+                self.lead.memories.extend(before.map(|before| (id, before)));
+                self.lead.held.insert(id);
+                continue;
+            }
             if !self.write_own(now, changes) {
                 // What was not taken is seen again.
                 if let Some(memory) = self.lead.memories.get_mut(&id) {

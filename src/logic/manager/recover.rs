@@ -80,6 +80,7 @@ impl Manager {
             founder: None,
             founding: Founding::default(),
             blocked: None,
+            urgent: None,
             refusal: String::new(),
             broken: false,
             leads: Leads::No,

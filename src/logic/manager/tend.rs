@@ -87,6 +87,9 @@ impl Manager {
 
     /// A worker made successors of a task by itself: they become the slot's, in one entry.
     pub(super) fn adopt(&mut self, now: Now, node: NodeId, told: Adopted) {
+        if self.is_blocked(now) {
+            return self.keep_unadopted(node, told);
+        }
         let again = told.clone();
         let Adopted { base, status, ended, task } = told;
         let last: TaskId = task.id;
@@ -102,12 +105,15 @@ impl Manager {
         orchestrator::adopt(&mut draft, &chain);
         let changes = draft.into_changes();
         if !self.write_own(now, changes) {
-            // The worker tells it once: it waits for an answer.
-            self.lead.unadopted.retain(|(_, other)| other.base != base);
-            self.lead.unadopted.push((node, again));
-            return;
+            return self.keep_unadopted(node, again);
         }
         self.lead.dirty.insert(service);
         self.observe(now, node, last, task.status);
+    }
+
+    /// The worker tells a chain once: what could not be written waits.
+    fn keep_unadopted(&mut self, node: NodeId, told: Adopted) {
+        self.lead.unadopted.retain(|(_, other)| other.base != told.base);
+        self.lead.unadopted.push((node, told));
     }
 }

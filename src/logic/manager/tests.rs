@@ -12,6 +12,7 @@
 //! run all | run S.N | early S.N | crash S.N (nothing is cleaned) | cleaned all
 //! fail S.N text | reject S.N text | exit S.N | stop S.N | gone all
 //! advance SECONDS | ps S | service S | full | space | restart | leases
+//! history LIMIT [stale|rebalance] (with an old version; with moves for the spread)
 //! ```
 
 use std::fmt::Write as _;
@@ -256,6 +257,14 @@ impl Lab {
                 let status = status.as_ref().map(|it| (it.state, &it.message));
                 writeln!(self.text, "{image} {status:?} {:?}", service.spec.mode).unwrap();
             }
+            ("history", limit) => {
+                let cluster = self.manager.store().cluster().expect("a cluster");
+                let version = cluster.meta.version - u64::from(text == "stale");
+                let mut spec = cluster.spec();
+                spec.task_history_limit = limit.parse().unwrap();
+                spec.rebalance |= text == "rebalance";
+                self.ask(Command::UpdateCluster { version, spec: Box::new(spec) });
+            }
             ("full", _) => self.full = true,
             ("space", _) => self.full = false,
             ("restart", _) => {
@@ -416,7 +425,7 @@ macro_rules! scripts {
     )* };
 }
 
-scripts! { service, restart, update, placement, disk_full, states }
+scripts! { service, restart, update, placement, disk_full, states, cluster }
 
 #[test]
 fn a_network_without_a_free_address_is_told_and_what_is_freed_goes_to_who_waits() {

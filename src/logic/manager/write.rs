@@ -115,10 +115,14 @@ impl Manager {
             Effect::Remove(ObjectId::Task(_)) => lead.dirty.extend(&lead.waiting),
             Effect::Node(node) => self.node_changed(node.id),
             Effect::Remove(ObjectId::Node(id)) => self.node_changed(*id),
-            Effect::Cluster(cluster) if cluster.rebalance => {
-                lead.rebalance_at.get_or_insert(Time(0));
+            Effect::Cluster(cluster) => {
+                if cluster.rebalance {
+                    lead.rebalance_at.get_or_insert(Time(0));
+                }
+                // What of its history a slot keeps may have changed.
+                lead.dirty.extend(lead.planned.services().map(|service| service.id));
             }
-            Effect::Cluster(_) | Effect::Network(_) => {
+            Effect::Network(_) => {
                 lead.dirty.extend(lead.planned.services().map(|service| service.id));
             }
             // No service's tasks hang on these: a spec names them before it is accepted.

@@ -150,7 +150,7 @@ impl Raft {
         out: &mut Vec<Output>,
     ) {
         if self.has_lease(now) {
-            return;
+            return self.tell_that_it_left(now, from);
         }
         // Of two that ask at the same time one gives way.
         let durable = self.writes.durable();

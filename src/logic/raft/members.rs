@@ -15,6 +15,9 @@ use crate::base::time::Time;
 /// A learner is ready for a vote when it is at most this many entries behind.
 pub(super) const NEAR: u64 = 64;
 
+/// Most that are told at a time that they are no members any more; the next one asks again.
+const LEAVING_MAX: usize = MEMBERS_MAX;
+
 impl Members {
     /// The first member of a cluster.
     #[must_use]
@@ -184,6 +187,21 @@ impl Raft {
         for (id, peer) in &mut leader.peers {
             peer.leaving = !members.contains(id);
         }
+    }
+
+    /// Somebody that is no member any more asks for votes: it was silent when its removal was
+    /// committed, and would ask for ever. It gets the log until it knows.
+    pub(super) fn tell_that_it_left(&mut self, now: Time, id: NodeId) {
+        let next = self.log.last() + 1;
+        let is_member = self.log.members().contains(id);
+        let is_settled = self.log.members_index() <= self.commit;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let leaving = leader.peers.values().filter(|peer| peer.leaving).count();
+        if is_member || !is_settled || leaving >= LEAVING_MAX {
+            return;
+        }
+        let peer = leader.peers.entry(id).or_insert_with(|| Progress::new(now, next));
+        peer.leaving = true;
     }
 
     /// What a committed change of the members brings with it.

@@ -232,6 +232,7 @@ impl Raft {
         let Some(it) = self.follow.restoring.take_if(is_durable) else { return };
         let Head { index, term, total, .. } = it.head;
         if index > self.commit {
+            let was_member = self.log.members_at(self.delivered).contains(self.config.id);
             if self.log.term(index) == Some(term) {
                 self.log.compact(index);
                 self.writes.skip_to(index);
@@ -241,7 +242,12 @@ impl Raft {
             }
             (self.commit, self.delivered) = (index, index);
             self.follow.restored(index);
+            let is_member = it.head.members.contains(self.config.id);
             out.push(Output::Restored { snapshot: it.snapshot() });
+            // The entry that says so is not in what is left of the log.
+            if was_member && !is_member && !self.log.members().contains(self.config.id) {
+                out.push(Output::Removed);
+            }
         }
         if let Some(leader) = self.leader.filter(|_| !self.is_leader()) {
             self.send(leader, Body::SnapshotReply { index, offset: total }, out);

@@ -174,6 +174,10 @@ impl Engine for Twin {
         Ok(())
     }
 
+    fn go_down(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     fn leave(&self, force: bool) -> Result<(), Failure> {
         let mut state = self.state.lock().unwrap();
         match (&state.manager, force) {

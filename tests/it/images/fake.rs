@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// One request as it came.
 #[derive(Clone, Debug)]
@@ -21,16 +23,33 @@ pub(super) struct Answer {
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
     pub(super) send: usize,
+    /// The body comes slowly.
+    pub(super) trickle: Option<Trickle>,
+}
+
+/// How a body comes slowly.
+#[derive(Clone, Debug)]
+pub(super) struct Trickle {
+    pub(super) bytes: usize,
+    pub(super) pause: Duration,
+    /// From here on it comes as fast as it can.
+    pub(super) until: Arc<AtomicBool>,
 }
 
 impl Answer {
     pub(super) fn new(status: u16, body: &[u8]) -> Self {
-        Self { status, headers: Vec::new(), body: body.to_vec(), send: usize::MAX }
+        Self { status, headers: Vec::new(), body: body.to_vec(), send: usize::MAX, trickle: None }
     }
 
     pub(super) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
+    }
+}
+
+impl Answer {
+    pub(super) fn trickle(self, trickle: &Trickle) -> Self {
+        Self { trickle: Some(trickle.clone()), ..self }
     }
 }
 
@@ -92,5 +111,15 @@ fn talk(mut stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Request>>) -> 
         head += &format!("{name}: {value}\r\n");
     }
     stream.write_all(format!("{head}\r\n").as_bytes()).ok()?;
-    stream.write_all(&answer.body[..answer.send.min(answer.body.len())]).ok()
+    let mut body = &answer.body[..answer.send.min(answer.body.len())];
+    if let Some(trickle) = &answer.trickle {
+        stream.set_nodelay(true).ok()?;
+        while !body.is_empty() && !trickle.until.load(Ordering::SeqCst) {
+            let (piece, rest) = body.split_at(trickle.bytes.min(body.len()));
+            stream.write_all(piece).ok()?;
+            thread::sleep(trickle.pause);
+            body = rest;
+        }
+    }
+    stream.write_all(body).ok()
 }

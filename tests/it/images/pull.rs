@@ -12,7 +12,7 @@ use super::fake::{Answer, Fake};
 use super::registry::{Registry, copy, text};
 use super::{Dir, busybox_layout, config, inventory, open, run};
 
-fn pull(store: &ImageStore, name: &str) -> (Result<String, String>, Vec<PullEvent>) {
+pub(super) fn pull(store: &ImageStore, name: &str) -> (Result<String, String>, Vec<PullEvent>) {
     let mut events = Vec::new();
     let reference = Reference::parse(name).unwrap();
     let result = store.pull(&reference, None, &mut |event| events.push(event));
@@ -86,7 +86,7 @@ fn images_come_over_http_in_both_formats_and_are_told_in_dockers_words() {
 }
 
 /// An image of these layers as the paths of a registry.
-fn image_paths(name: &str, layers: &[Vec<u8>]) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn image_paths(name: &str, layers: &[Vec<u8>]) -> BTreeMap<String, Vec<u8>> {
     let config = configuration(layers);
     let blobs: Vec<_> = layers.iter().map(|layer| gzip(layer)).collect();
     let manifest = manifest(&config, &blobs);
@@ -101,13 +101,13 @@ fn image_paths(name: &str, layers: &[Vec<u8>]) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// A layer that compresses to more than `bytes`.
-fn noise_layer(bytes: u64) -> Vec<u8> {
+pub(super) fn noise_layer(bytes: u64) -> Vec<u8> {
     let mut rng = skep::base::rng::Rng::new(bytes);
     let data: Vec<u8> = (0..bytes / 8).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
     Tar::default().file("noise", &data).end()
 }
 
-fn blob_path(paths: &BTreeMap<String, Vec<u8>>) -> String {
+pub(super) fn blob_path(paths: &BTreeMap<String, Vec<u8>>) -> String {
     let largest = paths.iter().filter(|(path, _)| path.contains("/blobs/"));
     largest.max_by_key(|(_, bytes)| bytes.len()).unwrap().0.clone()
 }

@@ -73,6 +73,7 @@ impl World {
             }
             20 => Some(self.make_payload()),
             21 => self.remove_payload(),
+            22 => self.change_history(),
             _ => Some(Command::Read),
         }
     }
@@ -121,6 +122,14 @@ impl World {
             ..UpdateConfig::default()
         });
         Command::CreateService { spec: Box::new(spec.validate().unwrap()) }
+    }
+
+    /// How many ended tasks a slot keeps; no draw, so that earlier seeds stay what they were.
+    fn change_history(&self) -> Option<Command> {
+        let cluster = self.truth.store.cluster()?;
+        let mut spec = cluster.spec();
+        spec.task_history_limit = i64::try_from(self.requests % 7).unwrap() - 1;
+        Some(Command::UpdateCluster { version: cluster.meta.version, spec: Box::new(spec) })
     }
 
     fn scale(&mut self, service: &Service) -> Command {
