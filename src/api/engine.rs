@@ -1,5 +1,6 @@
 //! What the API needs of the daemon: the seam at which tests put a twin.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +83,12 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// When they cannot be listed.
     fn volumes(&self) -> Result<Vec<Volume>, ApiError>;
+
+    /// The names of those that no task of this node uses.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    fn unused_volumes(&self) -> Result<BTreeSet<String>, ApiError>;
 
     /// Makes a volume, or finds the one that has the name.
     ///
@@ -168,6 +175,10 @@ impl Engine for Handle {
 
     fn volumes(&self) -> Result<Vec<Volume>, ApiError> {
         Ok(self.runtime().volumes().list()?)
+    }
+
+    fn unused_volumes(&self) -> Result<BTreeSet<String>, ApiError> {
+        Ok(self.runtime().unused_volumes()?)
     }
 
     fn volume_create(&self, name: &str, labels: &Labels) -> Result<Volume, ApiError> {

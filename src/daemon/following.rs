@@ -233,9 +233,7 @@ impl Brain {
             // Who led until now waits for its session with the next leader.
             return !led;
         };
-        if self.goes_down {
-            self.node.links.part();
-        }
+        self.node.links.part();
         let word =
             if self.goes_down || self.leaves { Message::GoingDown } else { Message::Ending };
         if outbox.push(&word) {

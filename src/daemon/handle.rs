@@ -197,7 +197,7 @@ pub enum Failure {
     Refused(CommandError),
     /// Docker's text for a manager's command without a swarm; 503.
     #[error(
-        "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again."
+        "This node is not a swarm manager. Use \"skep init\" or \"skep join\" to connect this node to swarm and try again."
     )]
     NoSwarm,
     /// Docker's text for a manager's command on a worker; 503.
@@ -218,7 +218,7 @@ pub enum Failure {
     Joining,
     /// Docker's text for a second `init`; 503.
     #[error(
-        "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one."
+        "This node is already part of a swarm. Use \"skep leave\" to leave this swarm and join another one."
     )]
     AlreadySwarm,
     /// Docker's text for `leave` without a swarm; 503.

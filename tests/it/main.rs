@@ -19,6 +19,7 @@ mod disk;
 mod gossip;
 mod health;
 mod images;
+mod lists;
 mod mishaps;
 mod net;
 mod node;

@@ -262,7 +262,7 @@ impl Links {
         self.change(|book| (book.leader, book.leads) = (leader, leads));
     }
 
-    /// After the session that there is, no other one is begun: this node goes down.
+    /// After the session that there is, no other one is begun: the daemon ends.
     pub(in crate::daemon) fn part(&self) {
         self.change(|book| book.parting = true);
     }

@@ -256,7 +256,7 @@ fn volume_names(inputs: &ContainerInputs, task: TaskId) -> Vec<String> {
     let named = inputs.container.mounts.iter().filter_map(|mount| match &mount.kind {
         MountKind::Volume { name, .. } if !name.is_empty() => Some(name.clone()),
         MountKind::Volume { .. } => Some(Volumes::anonymous_name(task, &mount.target)),
-        MountKind::Bind { .. } | MountKind::Tmpfs { .. } => None,
+        MountKind::Bind { .. } | MountKind::BindReadOnly { .. } | MountKind::Tmpfs { .. } => None,
     });
     let of_image = inputs.image.volumes.iter();
     named.chain(of_image.map(|target| Volumes::anonymous_name(task, target))).collect()

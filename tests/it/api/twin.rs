@@ -1,6 +1,6 @@
 //! A daemon without a machine: the real manager, a log in memory, a worker that only pretends.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -204,6 +204,10 @@ impl Engine for Twin {
 
     fn volumes(&self) -> Result<Vec<Volume>, ApiError> {
         Ok(self.volumes.lock().unwrap().values().cloned().collect())
+    }
+
+    fn unused_volumes(&self) -> Result<BTreeSet<String>, ApiError> {
+        Ok(self.volumes.lock().unwrap().keys().cloned().collect())
     }
 
     fn volume_create(
