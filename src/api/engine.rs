@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::errors::ApiError;
 use crate::base::id::{NodeId, TaskId};
 use crate::daemon::handle::{
-    Command, Facts, Failure, Handle, InitRequest, JoinRequest, Reply, SwarmState, Tokens, View,
+    Command, Facts, Failure, Handle, InitRequest, JoinRequest, Reply, SwarmState, Tokens, View, TrustChange,
 };
 use crate::daemon::shown::{ImageStore, InUse, LogNext, LogQuery, LogReader, Volume};
 use crate::model::engine::Labels;
@@ -48,11 +48,11 @@ pub trait Engine: Send + Sync {
     /// When this node is no manager.
     fn tokens(&self) -> Result<Tokens, Failure>;
 
-    /// Makes the tokens of these roles void and new ones for them.
+    /// Changes tokens, or what certificates hang on.
     ///
     /// # Errors
-    /// As [`command`](Self::command).
-    fn rotate_tokens(&self, roles: &[Role]) -> Result<(), Failure>;
+    /// As [`command`](Self::command), or for a life of certificates that is too short.
+    fn change_trust(&self, change: TrustChange) -> Result<(), Failure>;
 
     /// Leaves the cluster.
     ///
@@ -149,8 +149,8 @@ impl Engine for Handle {
         Self::tokens(self)
     }
 
-    fn rotate_tokens(&self, roles: &[Role]) -> Result<(), Failure> {
-        Self::rotate_tokens(self, roles)
+    fn change_trust(&self, change: TrustChange) -> Result<(), Failure> {
+        Self::change_trust(self, change)
     }
 
     fn leave(&self, force: bool) -> Result<(), Failure> {

@@ -29,6 +29,7 @@ pub mod options;
 mod papers;
 mod plane_thread;
 mod records;
+mod rotating;
 mod signals;
 mod steps;
 mod waiting;
@@ -94,6 +95,9 @@ pub fn run(args: &[String], start_api: StartApi) -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    if let Some(file) = &options.clock_offset {
+        host::clock::set_wrong_by(file.clone());
+    }
     host::log::init();
     match serve(&options, start_api) {
         Ok(()) => ExitCode::SUCCESS,
@@ -188,8 +192,8 @@ async fn lives(
             continue;
         };
         let brain = match (Host::start_node(host, &known, shared), entry.take()) {
-            (Ok(mut brain), Some(Entry::Made { founding, answer })) => {
-                brain.answer_init(founding, answer);
+            (Ok(mut brain), Some(Entry::Made { founding, certificate_life, answer })) => {
+                brain.answer_init(founding, certificate_life, answer);
                 brain
             }
             (Ok(brain), Some(Entry::Joined { role, answer })) => {

@@ -13,6 +13,7 @@ mod message;
 use serde::{Deserialize, Serialize};
 
 pub use self::message::{MEMBER_BYTES_MAX, Message, limit};
+use super::join_token::RootDigest;
 use super::node::{Availability, NodeState, Role};
 use super::validity::Standing;
 use super::wire::Kind;
@@ -50,6 +51,19 @@ pub struct Caller {
     pub standing: Standing,
     /// The node was removed from the cluster.
     pub removed: bool,
+    /// It is no manager any more, whatever its certificate says.
+    pub demoted: bool,
+    /// Which certificate that is.
+    pub certified: Certified,
+}
+
+/// What tells a certificate from the next one of the same node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Certified {
+    /// The root that has issued it.
+    pub root: RootDigest,
+    /// Its first moment, in whole seconds.
+    pub issued: Wall,
 }
 
 /// What a connection is for.
@@ -114,11 +128,17 @@ impl Call {
             Self::Join | Self::Renew => return Ok(()),
             Self::Raft | Self::Session | Self::Forward => {}
         }
-        match caller.standing {
-            Standing::Expired => return Err(Refusal::Expired),
-            Standing::Current | Standing::Unjudged => {}
+        match (caller.standing, caller.identity.role) {
+            (Standing::Expired, Role::Worker) => return Err(Refusal::Expired),
+            // It holds the root's key, so the end of its certificate protects nobody; and managers
+            // that were all off for long can elect the one that renews only by calling each other.
+            (Standing::Expired, Role::Manager)
+            | (Standing::Current | Standing::Unjudged, Role::Worker | Role::Manager) => {}
         }
         match (self, caller.identity.role) {
+            (Self::Raft | Self::Forward, Role::Manager) if caller.demoted => {
+                Err(Refusal::ManagerNeeded)
+            }
             (Self::Raft | Self::Forward, Role::Worker) => Err(Refusal::ManagerNeeded),
             (Self::Join | Self::Renew | Self::Session, Role::Worker | Role::Manager)
             | (Self::Raft | Self::Forward, Role::Manager) => Ok(()),

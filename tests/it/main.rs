@@ -29,4 +29,5 @@ mod runtime;
 mod service;
 mod service_image;
 mod survival;
+mod trust;
 mod website;

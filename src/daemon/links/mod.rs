@@ -33,10 +33,10 @@ use crate::base::id::{NodeId, RequestId};
 use crate::base::time::Time;
 use crate::host::clock::Clock;
 use crate::host::peers::{Drain, Endpoint, Forwarder, Listener, Outbox};
-use crate::host::pki::Credentials;
+use crate::host::pki::{Credentials, CredentialsError, PkiError, Root};
 use crate::model::node::Role;
 use crate::model::peer::{
-    Join, Joined, ManagerAddress, Message, Parting, Present, Refusal, Renewed, Told,
+    Certified, Join, Joined, ManagerAddress, Message, Parting, Present, Refusal, Renewed, Told,
 };
 
 /// Words to the thread that wait; the brain's commands in flight are fewer. What does not fit is
@@ -59,6 +59,7 @@ pub(in crate::daemon) enum Heard {
         number: u64,
         /// What its certificate lets it be.
         role: Role,
+        certified: Certified,
         description: Vec<u8>,
         /// `host:port` that it says others reach it at.
         advertise: String,
@@ -167,6 +168,17 @@ pub(in crate::daemon) struct Setup {
     pub(in crate::daemon) data_root: PathBuf,
     pub(in crate::daemon) present: Present,
     pub(in crate::daemon) managers: Vec<ManagerAddress>,
+}
+
+/// Why roots cannot be trusted.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::daemon) enum TrustError {
+    /// They are of no use.
+    #[error(transparent)]
+    Roots(#[from] PkiError),
+    /// They cannot be kept.
+    #[error(transparent)]
+    Write(#[from] CredentialsError),
 }
 
 /// The thread's end in the brain. Dropping it ends the thread.
@@ -297,9 +309,31 @@ impl Links {
         self.order(Order::Renew);
     }
 
+    /// Trusts these roots and no others, from now on and after the next start.
+    pub(in crate::daemon) fn trust_roots(&self, roots: Vec<Root>) -> Result<(), TrustError> {
+        self.shared.endpoint.trust().set_roots(roots.clone())?;
+        let mut credentials = self.shared.credentials();
+        // Where the own certificate is not of them, the next one comes with them.
+        if credentials.roots() != roots
+            && let Ok(next) = credentials.trusting(roots)
+        {
+            next.write(&self.shared.data_root)?;
+            self.shared.endpoint.replace(&next)?;
+            *credentials = next;
+        }
+        drop(credentials);
+        Ok(())
+    }
+
     /// Whom the node proves itself with and trusts.
     pub(in crate::daemon) fn endpoint(&self) -> &Endpoint {
         &self.shared.endpoint
+    }
+
+    /// Which certificate that is.
+    pub(in crate::daemon) fn certified(&self) -> Certified {
+        let verified = self.shared.credentials().verified();
+        Certified { root: verified.root, issued: verified.validity.not_before }
     }
 
     /// What the node proves itself with.

@@ -12,7 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{AlertDescription, CertificateError, ClientConfig};
 
-use super::connection::{Connection, ConnectionError};
+use super::connection::{Connection, ConnectionError, Watch};
 use super::endpoint::Endpoint;
 use super::tls::ANY_NAME;
 use super::{DIAL_MAX, HANDSHAKE_MAX, SILENCE_MAX, within};
@@ -174,7 +174,8 @@ impl Endpoint {
         };
         let node = answerer.identity.node;
         check(address, expected, &answerer)?;
-        let watch = Some((self.trust().clone(), node));
+        let trust = self.trust().clone();
+        let watch = Some(Watch { trust, node, issued: answerer.certified.issued });
         let connection = Connection::new(TlsStream::Client(stream), End::Answerer, watch);
         let connection = greet(address, connection, call).await?;
         Ok(Dialled { answerer, connection })

@@ -7,7 +7,9 @@ const NODE: NodeId = NodeId::new(7);
 
 fn caller(role: Role) -> Caller {
     let identity = PeerIdentity { node: NODE, role, cluster: ClusterId::new(1), expires: Wall(5) };
-    Caller { identity, standing: Standing::Current, removed: false }
+    let certified = Certified { root: RootDigest([0; 32]), issued: Wall(1) };
+    let (standing, removed, demoted) = (Standing::Current, false, false);
+    Caller { identity, standing, removed, demoted, certified }
 }
 
 /// One message of each kind, small.
@@ -95,7 +97,9 @@ fn what_is_too_long_or_unknown_is_refused() {
 fn every_call_asks_for_its_proof() {
     use Refusal::{CertificateNeeded, Expired, ManagerNeeded, Removed};
     let (worker, manager) = (caller(Role::Worker), caller(Role::Manager));
-    let expired = Caller { standing: Standing::Expired, ..manager };
+    let expired = Caller { standing: Standing::Expired, ..worker };
+    let drawer = Caller { standing: Standing::Expired, ..manager };
+    let demoted = Caller { demoted: true, ..manager };
     let unjudged = Caller { standing: Standing::Unjudged, ..manager };
     let removed = Caller { removed: true, ..manager };
     let none = || Err(CertificateNeeded);
@@ -106,6 +110,8 @@ fn every_call_asks_for_its_proof() {
         (Some(manager), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
         (Some(unjudged), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
         (Some(expired), [Ok(()), Ok(()), Err(Expired), Err(Expired), Err(Expired)]),
+        (Some(drawer), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
+        (Some(demoted), [Ok(()), Ok(()), Err(ManagerNeeded), Ok(()), Err(ManagerNeeded)]),
         (Some(removed), [Ok(()), Err(Removed), Err(Removed), Err(Removed), Err(Removed)]),
     ];
     for (caller, results) in table {

@@ -10,7 +10,7 @@ use skep::api::errors::ApiError;
 use skep::base::id::{ClusterId, NodeId, RequestId, TaskId};
 use skep::base::time::{Now, Span, Time, Wall};
 use skep::daemon::handle::{
-    Command, Facts, Failure, InitRequest, JoinRequest, Reply, SwarmState, Tokens, View,
+    Command, Facts, Failure, InitRequest, JoinRequest, Reply, SwarmState, Tokens, TrustChange, View,
 };
 use skep::daemon::shown::{ImageStore, InUse, LogLine, LogNext, LogQuery, Volume};
 use skep::host::images::{Platform as ImagePlatform, RegistryConfig};
@@ -170,7 +170,7 @@ impl Engine for Twin {
         Ok(Tokens::default())
     }
 
-    fn rotate_tokens(&self, _roles: &[Role]) -> Result<(), Failure> {
+    fn change_trust(&self, _change: TrustChange) -> Result<(), Failure> {
         Ok(())
     }
 
