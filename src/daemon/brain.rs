@@ -262,6 +262,7 @@ impl Brain {
             }
             Event::Link(heard) => self.heard(heard),
             Event::GoDown { answer } => self.go_down(answer),
+            Event::Logs { node, asked, said } => self.ask_logs(node, asked, said),
             // Its containers have their time; whoever is in a hurry sends a second signal.
             Event::Stop if self.goes_down => {}
             // Asked twice, it stops at once.
@@ -416,6 +417,7 @@ pub(super) async fn idle(events: &Receiver<Event>) -> Option<Event> {
                 | Event::Probed { .. }
                 | Event::Exited { .. }
                 | Event::RoutesApplied { .. }
+                | Event::Logs { .. }
                 | Event::Link(_),
             ) => {}
         }

@@ -21,6 +21,7 @@ mod joining;
 mod leading;
 mod links;
 mod log_thread;
+pub mod logs;
 mod node;
 pub mod options;
 mod papers;

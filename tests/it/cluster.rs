@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::node::{Node, must};
 
+mod logs;
 mod recovery;
 mod shutdown;
 
