@@ -127,7 +127,7 @@ impl Expects {
     const fn is_brief(self) -> bool {
         match self {
             Self::Greeting(_) | Self::Call(Call::Join | Call::Renew, _) => true,
-            Self::Call(Call::Raft | Call::Session | Call::Forward, _) => false,
+            Self::Call(Call::Raft | Call::Session | Call::Forward | Call::Logs, _) => false,
         }
     }
 }
