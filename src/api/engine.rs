@@ -1,16 +1,20 @@
 //! What the API needs of the daemon: the seam at which tests put a twin.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::errors::ApiError;
-use crate::base::id::{NodeId, TaskId};
+use crate::base::id::NodeId;
 use crate::daemon::handle::{
-    Command, Facts, Failure, Handle, InitRequest, JoinRequest, Reply, SwarmState, Tokens, View,
+    Command, Facts, Failure, Handle, InitRequest, JoinRequest, Lines, Reply, SwarmState, Tokens,
+    TrustChange, View,
 };
-use crate::daemon::shown::{ImageStore, InUse, LogNext, LogQuery, LogReader, Volume};
+use crate::daemon::logs::LinesNext;
+use crate::daemon::shown::{ImageStore, InUse, Volume};
 use crate::model::engine::Labels;
 use crate::model::node::Role;
+use crate::model::peer::AskedLogs;
 
 /// The daemon, as far as the API asks it. Every call may block, for as long as its own deadline.
 pub trait Engine: Send + Sync {
@@ -47,11 +51,11 @@ pub trait Engine: Send + Sync {
     /// When this node is no manager.
     fn tokens(&self) -> Result<Tokens, Failure>;
 
-    /// Makes the tokens of these roles void and new ones for them.
+    /// Changes tokens, or what certificates hang on.
     ///
     /// # Errors
-    /// As [`command`](Self::command).
-    fn rotate_tokens(&self, roles: &[Role]) -> Result<(), Failure>;
+    /// As [`command`](Self::command), or for a life of certificates that is too short.
+    fn change_trust(&self, change: TrustChange) -> Result<(), Failure>;
 
     /// Leaves the cluster.
     ///
@@ -83,6 +87,12 @@ pub trait Engine: Send + Sync {
     /// When they cannot be listed.
     fn volumes(&self) -> Result<Vec<Volume>, ApiError>;
 
+    /// The names of those that no task of this node uses.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    fn unused_volumes(&self) -> Result<BTreeSet<String>, ApiError>;
+
     /// Makes a volume, or finds the one that has the name.
     ///
     /// # Errors
@@ -95,25 +105,29 @@ pub trait Engine: Send + Sync {
     /// When it is in use, or the disk refuses.
     fn volume_remove(&self, name: &str) -> Result<(), ApiError>;
 
-    /// Opens a task's log.
+    /// Opens the logs of tasks of one node.
     ///
     /// # Errors
-    /// When it cannot be read.
-    fn logs(&self, task: TaskId, query: LogQuery) -> Result<Box<dyn LogSource>, ApiError>;
+    /// When they cannot be read.
+    fn logs(&self, node: NodeId, asked: AskedLogs) -> Result<Box<dyn LogSource>, ApiError>;
 }
 
-/// A log, line by line.
+/// The logs of one node's tasks, line by line, the oldest first.
 pub trait LogSource: Send {
     /// The next line; with `follow` waits up to `wait` for one.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn next(&mut self, wait: Duration) -> Result<LogNext, ApiError>;
+    fn next(&mut self, wait: Duration) -> Result<LinesNext, ApiError>;
 }
 
-impl LogSource for LogReader {
-    fn next(&mut self, wait: Duration) -> Result<LogNext, ApiError> {
-        Self::next(self, wait).map_err(ApiError::from)
+impl LogSource for Lines {
+    fn next(&mut self, wait: Duration) -> Result<LinesNext, ApiError> {
+        let next = match self {
+            Self::Local(logs) => logs.next(wait),
+            Self::Remote(logs) => logs.next(wait),
+        };
+        next.map_err(ApiError::from)
     }
 }
 
@@ -142,8 +156,8 @@ impl Engine for Handle {
         Self::tokens(self)
     }
 
-    fn rotate_tokens(&self, roles: &[Role]) -> Result<(), Failure> {
-        Self::rotate_tokens(self, roles)
+    fn change_trust(&self, change: TrustChange) -> Result<(), Failure> {
+        Self::change_trust(self, change)
     }
 
     fn leave(&self, force: bool) -> Result<(), Failure> {
@@ -170,6 +184,10 @@ impl Engine for Handle {
         Ok(self.runtime().volumes().list()?)
     }
 
+    fn unused_volumes(&self) -> Result<BTreeSet<String>, ApiError> {
+        Ok(self.runtime().unused_volumes()?)
+    }
+
     fn volume_create(&self, name: &str, labels: &Labels) -> Result<Volume, ApiError> {
         Ok(self.runtime().volumes().create(name, labels)?)
     }
@@ -178,7 +196,7 @@ impl Engine for Handle {
         Ok(self.runtime().remove_volume(name)?)
     }
 
-    fn logs(&self, task: TaskId, query: LogQuery) -> Result<Box<dyn LogSource>, ApiError> {
-        Ok(Box::new(self.runtime().logs(task, query)?))
+    fn logs(&self, node: NodeId, asked: AskedLogs) -> Result<Box<dyn LogSource>, ApiError> {
+        Ok(Box::new(Self::logs(self, node, asked)?))
     }
 }

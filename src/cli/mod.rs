@@ -113,6 +113,9 @@ fn execute(skep: Skep, hooks: &Hooks) -> Result<(), CliError> {
     let mut context = Context::new(&host)?;
     let ctx = &mut context;
     let done = match skep.command {
+        Command::Ca(ca) | Command::Swarm(args::swarm::Swarm {
+            command: args::swarm::SwarmCommand::Ca(ca),
+        }) => swarm::ca(&ca, ctx),
         Command::Daemon(_) | Command::Demo(_) => Ok(()),
         Command::Image(image) => image::run(image.command, ctx),
         Command::Info(info) | Command::System(args::system::System {

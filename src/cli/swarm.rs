@@ -1,9 +1,9 @@
-//! `init`, `join`, `join-token` and `leave`.
+//! `ca`, `init`, `join`, `join-token` and `leave`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::args::swarm::{Init, Join, JoinToken, Leave};
+use super::args::swarm::{Ca, Init, Join, JoinToken, Leave};
 use super::context::Context;
 use super::error::{CliError, plain};
 use super::args::Command;
@@ -11,7 +11,7 @@ use super::args::swarm::{Swarm, SwarmCommand};
 use super::{DEFAULT_HOST, Hooks, StartOptions};
 use crate::model::engine::node::Node;
 use crate::model::engine::swarm::{
-    InitRequest, JoinRequest, OrchestrationConfig, Swarm as SwarmJson, SwarmSpec,
+    CaConfig, InitRequest, JoinRequest, OrchestrationConfig, Swarm as SwarmJson, SwarmSpec,
 };
 use crate::model::engine::system::Info;
 
@@ -27,7 +27,8 @@ pub fn default_host(command: &Command) -> Result<String, CliError> {
         Command::Join(join) | Command::Swarm(Swarm { command: SwarmCommand::Join(join) }) => {
             &join.exec_root
         }
-        Command::Daemon(_)
+        Command::Ca(_)
+        | Command::Daemon(_)
         | Command::Demo(_)
         | Command::Image(_)
         | Command::Info(_)
@@ -66,6 +67,10 @@ pub fn init(args: Init, ctx: &mut Context, hooks: &Hooks) -> Result<(), CliError
         availability: args.availability.unwrap_or_default(),
         spec: SwarmSpec {
             orchestration: OrchestrationConfig { task_history_retention_limit: history },
+            ca_config: CaConfig {
+                node_cert_expiry: args.cert_expiry.unwrap_or_default(),
+                ..CaConfig::default()
+            },
             ..SwarmSpec::default()
         },
         ..InitRequest::default()
@@ -197,6 +202,49 @@ fn join_line(ctx: &Context, role: &str) -> Result<Option<String>, CliError> {
     let node: Node = ctx.client.get(&format!("/nodes/{}", info.swarm.node_id))?;
     let Some(status) = node.manager_status else { return Ok(None) };
     Ok(Some(format!("skep join --token {} {}", token(ctx, role)?, status.addr)))
+}
+
+/// Between two looks at whether every node has a certificate of the new root.
+const ROTATION_POLL: Duration = Duration::from_millis(200);
+
+/// Shows the root certificate, or makes a new one and waits until every node hangs on it.
+pub fn ca(args: &Ca, ctx: &mut Context) -> Result<(), CliError> {
+    let mut swarm: SwarmJson = ctx.client.get("/swarm")?;
+    if !args.rotate {
+        if args.cert_expiry.is_some() {
+            return Err(plain(
+                "`--cert-expiry` flag requires the `--rotate` flag to update the CA",
+            ));
+        }
+        return show_root(&swarm, ctx);
+    }
+    swarm.spec.ca_config.force_rotate += 1;
+    if let Some(expiry) = args.cert_expiry {
+        swarm.spec.ca_config.node_cert_expiry = expiry;
+    }
+    ctx.client.post(&format!("/swarm/update?version={}", swarm.version.index), &swarm.spec)?;
+    if args.detach {
+        return Ok(());
+    }
+    let mut told = args.quiet;
+    loop {
+        let swarm: SwarmJson = ctx.client.get("/swarm")?;
+        if !swarm.root_rotation_in_progress {
+            return show_root(&swarm, ctx);
+        }
+        if !std::mem::replace(&mut told, true) {
+            ctx.line("Waiting until every node has a certificate of the new root.")?;
+            ctx.flush()?;
+        }
+        std::thread::sleep(ROTATION_POLL);
+    }
+}
+
+fn show_root(swarm: &SwarmJson, ctx: &mut Context) -> Result<(), CliError> {
+    match swarm.tls_info.trust_root.as_str() {
+        "" => ctx.line("No CA information available"),
+        root => ctx.print(root),
+    }
 }
 
 /// An address that the daemon cannot choose can be named.

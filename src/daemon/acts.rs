@@ -94,7 +94,9 @@ impl Acts {
                     Ok(Event::Pulled { image, .. }) => {
                         self.lanes.pulled(&image);
                     }
-                    Ok(Event::Command { answer, .. }) => reply(&answer, Err(Failure::NoSwarm)),
+                    Ok(Event::Command { answer, .. } | Event::ChangeTrust { answer, .. }) => {
+                        reply(&answer, Err(Failure::NoSwarm));
+                    }
                     Ok(Event::Leave { answer, .. }) => reply(&answer, Err(Failure::NotInSwarm)),
                     Ok(Event::Init { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),
                     Ok(Event::Join { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),

@@ -7,6 +7,7 @@ use super::handle::{Failure, InitRequest};
 use super::leading::host_of;
 use crate::base::chain;
 use crate::base::id::NodeId;
+use crate::base::time::Span;
 use crate::host::address;
 use crate::logic::manager::io::Command;
 use crate::model::cluster::Founding;
@@ -25,8 +26,12 @@ impl Brain {
     pub(super) fn answer_init(
         &mut self,
         founding: Founding,
+        certificate_life: Option<Span>,
         answer: SyncSender<Result<NodeId, Failure>>,
     ) {
+        if let Some(life) = certificate_life {
+            self.certificate_life = life;
+        }
         if let Some(seat) = &mut self.node.seat {
             seat.manager.set_founding(founding);
         }

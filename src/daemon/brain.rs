@@ -35,6 +35,7 @@ use crate::logic::manager::{self, Manager};
 use crate::logic::raft::codec;
 use crate::logic::worker::{self, Worker};
 use crate::model::peer::ManagerAddress;
+use crate::model::validity::CERTIFICATE_LIFE;
 
 /// Most events taken before the machines' outputs are performed.
 const BATCH_EVENTS_MAX: usize = 256;
@@ -108,6 +109,8 @@ pub(super) struct Brain {
     /// The cluster's trust, once the store has it.
     pub(super) issuer: Option<Issuer>,
     pub(super) founding: Option<Authority>,
+    /// How long certificates are to live in a cluster that has no trust yet.
+    pub(super) certificate_life: Span,
     /// Index up to which the store was looked at.
     pub(super) seen: u64,
     /// Who leads, as far as this node's manager knows.
@@ -141,6 +144,7 @@ impl Brain {
             gossip: Gossiping::default(),
             issuer: None,
             founding,
+            certificate_life: CERTIFICATE_LIFE,
             seen: 0,
             leader: None,
             stopping: None,
@@ -234,6 +238,7 @@ impl Brain {
             Event::Init { request, answer } => self.init_again(&request, answer),
             Event::Join { answer, .. } => reply(&answer, Err(Failure::AlreadySwarm)),
             Event::Tokens { answer } => reply(&answer, self.tokens()),
+            Event::ChangeTrust { change, answer } => self.change_trust(change, answer),
             Event::Leave { force, answer } => {
                 if let Some(refused) = self.must_stay().filter(|_| !force) {
                     reply(&answer, Err(refused));
@@ -283,6 +288,7 @@ impl Brain {
             Event::Link(heard) => self.heard(heard),
             Event::GoDown { answer } => self.go_down(answer),
             Event::Gossip => self.gossip_changed(),
+            Event::Logs { node, asked, said } => self.ask_logs(node, asked, said),
             // Its containers have their time; whoever is in a hurry sends a second signal.
             Event::Stop if self.goes_down => {}
             Event::Stop if self.leaves => self.node.acts.stop_after_leaving(),
@@ -358,9 +364,11 @@ impl Brain {
                 self.tell_all(crate::model::peer::Told::Managers(managers), false);
             }
             self.tell_gossip_of_nodes();
+            self.tell_trust_of_nodes();
             self.place_self();
         }
         self.look_at_trust();
+        self.look_at_rotation(now);
         self.attend(now);
         self.tell_states();
     }

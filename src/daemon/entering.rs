@@ -8,18 +8,23 @@ use async_channel::Receiver;
 use smol::future::or;
 
 use super::brain::reply;
-use super::handle::{Event, Failure};
+use super::handle::{Event, Failure, InitRequest};
 use super::identity::Identity;
 use super::node::Host;
 use super::waiting;
 use crate::base::id::NodeId;
+use crate::base::time::Span;
 use crate::model::cluster::Founding;
 use crate::model::node::Role;
 
 /// How the node came to be, and who waits for it.
 pub(super) enum Entry {
     /// It makes a swarm; told when that is durable.
-    Made { founding: Founding, answer: SyncSender<Result<NodeId, Failure>> },
+    Made {
+        founding: Founding,
+        certificate_life: Option<Span>,
+        answer: SyncSender<Result<NodeId, Failure>>,
+    },
     /// It has joined one as this role; told when it runs.
     Joined { role: Role, answer: SyncSender<Result<Role, Failure>> },
 }
@@ -43,7 +48,8 @@ pub(super) async fn enter(
         match waiting::idle(events).await? {
             Event::Init { request, answer } => match host.make_identity(&request) {
                 Ok(made) => {
-                    return Some((made, Entry::Made { founding: request.founding, answer }));
+                    let InitRequest { founding, certificate_life, .. } = request;
+                    return Some((made, Entry::Made { founding, certificate_life, answer }));
                 }
                 Err(failure) => reply(&answer, Err(failure)),
             },

@@ -7,6 +7,7 @@ use std::sync::mpsc::SyncSender;
 
 use super::brain::{Brain, publish, reply};
 use super::handle::{Failure, SwarmState};
+use super::links::TrustError;
 use super::papers;
 use crate::base::chain;
 use crate::base::id::NodeId;
@@ -118,8 +119,9 @@ impl Brain {
             }
             Told::Roots(roots) => {
                 let roots: Result<Vec<Root>, _> = roots.into_iter().map(Root::parse).collect();
-                let set = roots.and_then(|roots| self.node.links.endpoint().trust().set_roots(roots));
-                if let Err(err) = set {
+                let set = roots.map_err(TrustError::from);
+                if let Err(err) = set.and_then(|roots| self.node.links.trust_roots(roots)) {
+                    let err = chain::text(&err);
                     log::warn!("the roots that the leader tells cannot be used: {err}");
                 }
             }
@@ -188,6 +190,7 @@ impl Brain {
         self.give_up_waiting();
         self.issuer = None;
         (self.seen, self.leader) = (0, None);
+        self.tell_trust_of_nodes();
         self.node.links.set_managers(&self.own.managers, false);
         self.node.links.set_leader(None, false);
         self.tell_api();

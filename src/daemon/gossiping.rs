@@ -90,6 +90,15 @@ impl Gossiping {
         heard.collect()
     }
 
+    /// The nodes that say that they open with this key.
+    pub(super) fn knowing(&self, key: &[u8; 32]) -> BTreeSet<NodeId> {
+        let Some(gossip) = &self.gossip else { return BTreeSet::new() };
+        let number = number(key);
+        let members = gossip.members();
+        let known = members.iter().filter(|it| it.values.get(KEY) == Some(&number));
+        known.filter_map(|it| it.node.parse().ok()).collect()
+    }
+
     fn in_use(&self) -> Option<Keys> {
         let mut keys = self.kept.keys.iter().copied().map(Key::new);
         let seal = keys.next()?;

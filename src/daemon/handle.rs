@@ -14,6 +14,7 @@ pub use crate::logic::manager::io::{Command, CommandError, Reply, View};
 use crate::logic::raft::io::Ticket;
 
 use crate::base::id::{ClusterId, NodeId, TaskId};
+use crate::base::time::Span;
 use crate::host::disk::layout::DataRoot;
 use crate::host::images::Lease;
 pub use crate::host::images::{ImageStore, InUse};
@@ -21,12 +22,12 @@ pub use crate::host::runtime::Runtime;
 use crate::logic::worker::io::{Exit, Outcome, Probed, RefusedPort};
 use super::lanes::Absent;
 use super::links::Heard;
+use super::logs::{BATCHES_MAX, LocalLogs, LogsError, RemoteLogs, Said};
 use super::records;
 use super::steps::Work;
-use crate::host::entropy;
 use crate::model::cluster::Founding;
-use crate::model::cluster_trust::{ClusterTrust, RESOURCE_KIND, RESOURCE_NAME};
 use crate::model::node::{Availability, NodeDescription, Role};
+use crate::model::peer::AskedLogs;
 
 /// Longest time that a command may take before its caller is told that it did not finish.
 pub(super) const COMMAND_SECS_MAX: u64 = 30;
@@ -60,10 +61,14 @@ pub(super) enum Event {
     Init { request: InitRequest, answer: SyncSender<Result<NodeId, Failure>> },
     /// Become a node of a cluster.
     Join { request: JoinRequest, answer: SyncSender<Result<Role, Failure>> },
-    /// Tell what a machine needs to join, and what that is made of.
-    Tokens { answer: SyncSender<Result<(Tokens, ClusterTrust), Failure>> },
+    /// Tell what a machine needs to join, and what certificates hang on.
+    Tokens { answer: SyncSender<Result<Tokens, Failure>> },
+    /// Change that.
+    ChangeTrust { change: TrustChange, answer: SyncSender<Result<Reply, Failure>> },
     /// Forget the cluster and everything of it.
     Leave { force: bool, answer: SyncSender<Result<(), Failure>> },
+    /// Ask a node for logs.
+    Logs { node: NodeId, asked: AskedLogs, said: Sender<Said> },
     /// The machine goes down: say so, and stop what runs.
     GoDown { answer: SyncSender<Result<(), Failure>> },
     /// Every write through this one is durable.
@@ -138,6 +143,8 @@ pub struct InitRequest {
     pub listen: String,
     /// What the new cluster begins with.
     pub founding: Founding,
+    /// How long a node's certificate lives; 90 days where nothing is said.
+    pub certificate_life: Option<Span>,
     /// Of a manager: it goes on alone with all that it holds, and the others are out.
     pub force_new_cluster: bool,
 }
@@ -157,13 +164,42 @@ pub struct JoinRequest {
     pub availability: Availability,
 }
 
-/// What machines need to join.
+/// Lines of the logs of one node's tasks.
+#[derive(Debug)]
+pub enum Lines {
+    /// This one's.
+    Local(LocalLogs),
+    /// Another one's.
+    Remote(RemoteLogs),
+}
+
+/// What machines need to join, and what the cluster's certificates hang on.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
     /// The token of workers.
     pub worker: String,
     /// The token of managers.
     pub manager: String,
+    /// The root certificate (DER); the new one while it takes the place of another.
+    pub root: Vec<u8>,
+    /// That is under way.
+    pub rotating: bool,
+    /// How long a node's certificate lives.
+    pub life: Span,
+}
+
+/// What a user may change of the cluster's trust.
+#[derive(Clone, Debug)]
+pub enum TrustChange {
+    /// The tokens of these roles are void, and there are new ones.
+    Tokens(Vec<Role>),
+    /// The next certificates.
+    Certificates {
+        /// How long they live, where that changes.
+        life: Option<Span>,
+        /// A new root takes the place of the one there is.
+        new_root: bool,
+    },
 }
 
 /// Why a call did not give what was asked for. `Display` is for the user.
@@ -174,7 +210,7 @@ pub enum Failure {
     Refused(CommandError),
     /// Docker's text for a manager's command without a swarm; 503.
     #[error(
-        "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again."
+        "This node is not a swarm manager. Use \"skep init\" or \"skep join\" to connect this node to swarm and try again."
     )]
     NoSwarm,
     /// Docker's text for a manager's command on a worker; 503.
@@ -195,7 +231,7 @@ pub enum Failure {
     Joining,
     /// Docker's text for a second `init`; 503.
     #[error(
-        "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one."
+        "This node is already part of a swarm. Use \"skep leave\" to leave this swarm and join another one."
     )]
     AlreadySwarm,
     /// Docker's text for `leave` without a swarm; 503.
@@ -279,26 +315,16 @@ impl Handle {
     /// # Errors
     /// [`Failure::NoSwarm`] or [`Failure::NotManager`].
     pub fn tokens(&self) -> Result<Tokens, Failure> {
-        self.ask(|answer| Event::Tokens { answer }).map(|(tokens, _)| tokens)
+        self.ask(|answer| Event::Tokens { answer })
     }
 
-    /// Makes the tokens of these roles void and new ones for them.
+    /// Changes the cluster's trust.
     ///
     /// # Errors
-    /// As [`tokens`](Self::tokens) and [`command`](Self::command).
-    pub fn rotate_tokens(&self, roles: &[Role]) -> Result<(), Failure> {
-        let (_, mut trust) = self.ask(|answer| Event::Tokens { answer })?;
-        for role in roles {
-            let secret = entropy::u128()
-                .map_err(|err| Failure::Host(format!("cannot make a token: {err}")))?;
-            match role {
-                Role::Worker => trust.worker_secret = secret,
-                Role::Manager => trust.manager_secret = secret,
-            }
-        }
-        let payload = trust.encode().map_err(|err| Failure::Host(err.to_string()))?;
-        let (kind, name) = (RESOURCE_KIND.to_owned(), RESOURCE_NAME.to_owned());
-        self.command(Command::SetResource { kind, name, payload }).map(drop)
+    /// As [`tokens`](Self::tokens) and [`command`](Self::command); [`Failure::Invalid`] for a life that
+    /// is too short.
+    pub fn change_trust(&self, change: TrustChange) -> Result<(), Failure> {
+        self.ask(|answer| Event::ChangeTrust { change, answer }).map(drop)
     }
 
     /// Leaves the cluster: containers, networks and state of it are removed.
@@ -307,6 +333,22 @@ impl Handle {
     /// [`Failure::NotInSwarm`], or [`Failure::LastManager`] without `force`.
     pub fn leave(&self, force: bool) -> Result<(), Failure> {
         self.ask(|answer| Event::Leave { force, answer })
+    }
+
+    /// Logs of tasks of a node, this one or another.
+    ///
+    /// # Errors
+    /// When they are here and cannot be read. Of another node the first line tells.
+    pub fn logs(&self, node: NodeId, asked: AskedLogs) -> Result<Lines, LogsError> {
+        let here = matches!(self.swarm(), SwarmState::Active { node: own, .. } if own == node);
+        if here {
+            return LocalLogs::open(self.runtime(), &asked).map(Lines::Local);
+        }
+        let (said, hears) = async_channel::bounded(BATCHES_MAX);
+        if let Err(err) = self.shared.brain.try_send(Event::Logs { node, asked, said }) {
+            log::warn!("cannot ask node {node} for logs: {err}");
+        }
+        Ok(Lines::Remote(RemoteLogs::new(hears)))
     }
 
     /// The machine goes down: the leader is told, so that replacements start elsewhere at once; the

@@ -1,12 +1,14 @@
 //! What other nodes and the API bring to the brain besides commands: each to whom it is for.
 
+use std::collections::BTreeMap;
+
 use super::brain::Brain;
 use super::handle::{Failure, Tokens};
 use super::links::Heard;
+use super::rotating::NOT_READY;
 use crate::base::chain;
 use crate::logic::manager;
 use crate::logic::raft::codec;
-use crate::model::cluster_trust::ClusterTrust;
 use crate::model::node::Role;
 
 impl Brain {
@@ -62,16 +64,38 @@ impl Brain {
     }
 
     /// What a machine needs to join.
-    pub(super) fn tokens(&self) -> Result<(Tokens, ClusterTrust), Failure> {
+    pub(super) fn tokens(&self) -> Result<Tokens, Failure> {
         if self.node.seat.is_none() {
             return Err(Failure::NotManager);
         }
         let issuer = self.issuer.as_ref().ok_or_else(|| {
-            Failure::Host("the swarm's certificates are not ready yet, try again".to_owned())
+            Failure::Host(NOT_READY.to_owned())
         })?;
         let [worker, manager] =
             [Role::Worker, Role::Manager].map(|role| issuer.token(role).to_string());
-        Ok((Tokens { worker, manager }, issuer.trust.clone()))
+        let trust = &issuer.trust;
+        let root = if trust.next_key.is_some() { trust.roots.last() } else { trust.roots.first() };
+        Ok(Tokens {
+            worker,
+            manager,
+            root: root.cloned().unwrap_or_default(),
+            rotating: trust.is_rotating(),
+            life: trust.life,
+        })
+    }
+
+    /// Who is a manager, and who is none, is known to all connections.
+    pub(super) fn tell_trust_of_nodes(&self) {
+        let mut workers = BTreeMap::new();
+        if let Some(seat) = &self.node.seat {
+            let members = seat.manager.raft().members();
+            let nodes = seat.manager.store().nodes();
+            let nodes = nodes.filter(|node| node.spec.role == Role::Worker);
+            // Who was a manager goes on as one until it is no member any more.
+            let nodes = nodes.filter(|node| !members.contains(node.id));
+            workers.extend(nodes.map(|node| (node.id, node.meta.updated)));
+        }
+        self.node.links.endpoint().trust().set_workers(workers);
     }
 
     /// Why this node may not leave without force.

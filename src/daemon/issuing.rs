@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use super::asking::Waiter;
 use super::brain::Brain;
 use super::leading::{host_of, reached};
-use super::links::AnswerTo;
+use super::links::{AnswerTo, TrustError};
 use super::papers::{self, Issuer};
 use crate::base::chain;
 use crate::base::id::NodeId;
@@ -145,10 +145,11 @@ impl Brain {
 
     fn trust(&mut self, issuer: Issuer) {
         let links = &self.node.links;
-        let trusted = issuer.roots().and_then(|roots| links.endpoint().trust().set_roots(roots));
-        if let Err(err) = trusted {
-            log::error!("the swarm's roots cannot be used: {err}");
+        let roots = issuer.roots().map_err(TrustError::from);
+        if let Err(err) = roots.and_then(|roots| links.trust_roots(roots)) {
+            log::error!("the swarm's roots cannot be used: {}", chain::text(&err));
         }
+        links.endpoint().trust().set_removed(issuer.trust.removed.iter().copied().collect());
         let roots = issuer.trust.roots.clone();
         let keys = issuer.trust.gossip_keys.clone();
         self.issuer = Some(issuer);
@@ -172,8 +173,9 @@ impl Brain {
             None => papers::new_authority(self.identity.cluster),
         };
         let made = made.map_err(|err| err.to_string());
+        let life = self.certificate_life;
         let made = made.and_then(|authority| {
-            let trust = papers::new_trust(&authority).map_err(|err| err.to_string())?;
+            let trust = papers::new_trust(&authority, life).map_err(|err| err.to_string())?;
             self.founding = Some(authority);
             trust.encode().map_err(|err| err.to_string())
         });

@@ -7,9 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use async_channel::Sender;
+
 use super::asking::Waiter;
 use super::brain::Brain;
 use super::links::Heard;
+use super::logs::Said;
+use super::rotating::Rotation;
 use crate::base::chain;
 use crate::base::id::NodeId;
 use crate::base::time::{Now, Span, Time};
@@ -19,10 +23,15 @@ use crate::logic::manager::wire;
 use crate::logic::membership::{Membership, PING};
 use crate::logic::worker;
 use crate::model::node::{Node, NodeDescription, NodeState, Role};
-use crate::model::peer::{ManagerAddress, Message, Parting, Refusal, Told};
+use crate::model::peer::{
+    AskedLogs, Certified, ManagerAddress, Message, Parting, Refusal, Told,
+};
 
 /// A node that has not renewed its certificate is told again after this long.
 const RENEW_AGAIN: Span = Span::from_secs(5);
+
+/// The same for a certificate that is to be replaced before its time.
+pub(super) const STALE_AGAIN: Span = Span::from_millis(1_500);
 
 /// What only a leader keeps.
 #[derive(Debug, Default)]
@@ -41,6 +50,9 @@ pub(super) struct Leading {
     hear_at: Time,
     /// What it heard last.
     alone: Option<bool>,
+    pub(super) rotation: Rotation,
+    /// When a node was told to renew a certificate that is to be replaced before its time.
+    stale_told: BTreeMap<NodeId, Time>,
     /// The own address is on its way to the store.
     pub(super) placing: bool,
     /// The cluster's trust is on its way to the store.
@@ -52,6 +64,7 @@ pub(super) struct Leading {
 struct Session {
     number: u64,
     role: Role,
+    certified: Certified,
     /// `host:port` of the node.
     address: String,
     description: NodeDescription,
@@ -63,11 +76,22 @@ struct Session {
 }
 
 impl Leading {
+    /// The nodes that have a session.
+    pub(super) fn in_session(&self) -> impl Iterator<Item = NodeId> {
+        self.sessions.keys().copied()
+    }
+
+    /// The certificate that a node began its session with.
+    pub(super) fn certified(&self, node: NodeId) -> Option<Certified> {
+        self.sessions.get(&node).map(|session| session.certified)
+    }
+
     /// When the leader has to look although nothing is heard.
     pub(super) fn deadline(&self, now: Time) -> Option<Time> {
         let hear = (self.alone == Some(false)).then_some(self.hear_at);
         let probe = self.membership.silent(now).next().map(|_| self.probe_at);
-        [self.membership.deadline(now), hear, probe].into_iter().flatten().min()
+        let rotation = self.rotation.deadline(now);
+        [self.membership.deadline(now), hear, probe, rotation].into_iter().flatten().min()
     }
 }
 
@@ -139,6 +163,17 @@ impl Brain {
         }
     }
 
+    /// Asks a node for logs, at the address that is known of it.
+    pub(super) fn ask_logs(&self, node: NodeId, asked: AskedLogs, said: Sender<Said>) {
+        let session = self.lead.as_ref().and_then(|lead| lead.sessions.get(&node));
+        let stored = self.node.seat.as_ref().and_then(|seat| seat.manager.store().node(node));
+        let stored = stored.map(|it| it.manager.clone().unwrap_or_else(|| at(&it.address, PORT)));
+        // Without one the asker's end is told by the other one's drop.
+        if let Some(address) = session.map(|it| it.address.clone()).or(stored) {
+            self.node.links.ask_logs(node, address, asked, said);
+        }
+    }
+
     /// The store has changed: nodes came or went.
     pub(super) fn watch_nodes(&mut self, now: Time) {
         let (Some(lead), Some(seat)) = (&mut self.lead, &self.node.seat) else { return };
@@ -146,7 +181,9 @@ impl Brain {
         let nodes: BTreeSet<NodeId> = nodes.filter(|id| *id != self.node.id).collect();
         for gone in lead.watched.difference(&nodes) {
             lead.membership.forget(*gone);
+            lead.rotation.removed(*gone);
             lead.states.remove(gone);
+            lead.stale_told.remove(gone);
             lead.numbers.remove(gone);
             if let Some(session) = lead.sessions.remove(gone) {
                 log::info!("node {gone} was removed from the swarm");
@@ -163,7 +200,7 @@ impl Brain {
 
     /// A node begins a session.
     pub(super) fn began(&mut self, now: Time, heard: Heard) {
-        let Heard::Began { node, number, role, description, advertise, from, outbox } = heard
+        let Heard::Began { node, number, role, certified, description, advertise, from, outbox } = heard
         else {
             return;
         };
@@ -192,6 +229,7 @@ impl Brain {
         let session = Session {
             number,
             role,
+            certified,
             address: reached(&advertise, from),
             description: description.clone(),
             outbox,
@@ -269,6 +307,7 @@ impl Brain {
             Role::Worker if member => session.role,
             Role::Worker => Role::Worker,
         };
+        let stale = self.issuer.as_ref().is_some_and(|it| it.is_stale(&session.certified));
         if should != session.role {
             if session.renew_told.is_none_or(|at| now.since(at) >= RENEW_AGAIN)
                 && session.outbox.push(&Message::Told(Told::Renew))
@@ -276,6 +315,13 @@ impl Brain {
                 session.renew_told = Some(now);
             }
             return;
+        }
+        // Over sessions: what a node gets in the second in which it was asked for may be stale, too.
+        if stale
+            && lead.stale_told.get(&id).is_none_or(|at| now.since(*at) >= STALE_AGAIN)
+            && session.outbox.push(&Message::Told(Told::Renew))
+        {
+            lead.stale_told.insert(id, now);
         }
         if let Some(command) = (!session.address_asked).then(|| placed(node, session)).flatten() {
             session.address_asked = true;

@@ -24,11 +24,13 @@ mod lanes;
 mod leading;
 mod links;
 mod log_thread;
+pub mod logs;
 mod node;
 pub mod options;
 mod papers;
 mod plane_thread;
 mod records;
+mod rotating;
 mod signals;
 mod steps;
 mod waiting;
@@ -94,6 +96,9 @@ pub fn run(args: &[String], start_api: StartApi) -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    if let Some(file) = &options.clock_offset {
+        host::clock::set_wrong_by(file.clone());
+    }
     host::log::init();
     match serve(&options, start_api) {
         Ok(()) => ExitCode::SUCCESS,
@@ -188,8 +193,8 @@ async fn lives(
             continue;
         };
         let brain = match (Host::start_node(host, &known, shared), entry.take()) {
-            (Ok(mut brain), Some(Entry::Made { founding, answer })) => {
-                brain.answer_init(founding, answer);
+            (Ok(mut brain), Some(Entry::Made { founding, certificate_life, answer })) => {
+                brain.answer_init(founding, certificate_life, answer);
                 brain
             }
             (Ok(brain), Some(Entry::Joined { role, answer })) => {

@@ -15,6 +15,7 @@ use super::options::Options;
 use super::papers;
 use super::plane_thread::PlaneThread;
 use super::records;
+use super::rotating::check_life;
 use super::steps::Steps;
 use super::{Fatal, facts};
 use crate::base::chain;
@@ -179,6 +180,7 @@ impl Host {
 
     /// Makes this node the first of a new cluster.
     pub(super) fn make_identity(&self, request: &InitRequest) -> Result<Identity, Failure> {
+        request.certificate_life.map_or(Ok(()), check_life)?;
         let (advertise, listen) = identity::addresses(request).map_err(Failure::Invalid)?;
         if Identity::path(self.data.path()).exists() {
             // The removal that `leave` began has failed so far; its log must not become ours.
@@ -311,6 +313,7 @@ impl Host {
             data_root: self.data.path().to_owned(),
             present,
             managers,
+            runtime: Arc::clone(&self.runtime),
         })
         .map_err(|err| Fatal::new(format!("cannot listen at {listen} for other nodes"), err))
     }

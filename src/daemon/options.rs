@@ -35,6 +35,9 @@ pub struct Options {
     /// label KEY=VALUE of this node's engine; may be repeated
     #[argh(option)]
     pub label: Vec<String>,
+    /// a file of seconds that the wall clock is wrong by (for tests)
+    #[argh(option, hidden_help)]
+    pub clock_offset: Option<PathBuf>,
     /// end at this named point, as a crash would (for tests)
     #[argh(option, hidden_help)]
     pub failpoint: Option<String>,
@@ -116,7 +119,7 @@ fn check_flags(words: &[&str]) -> Result<(), String> {
     let known = || Options::get_args_info().flags.iter().filter(|flag| !flag.hidden);
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
-        let hidden = *word == "--failpoint";
+        let hidden = matches!(*word, "--failpoint" | "--clock-offset");
         let found = known().any(|flag| flag.long == *word) || *word == "-H" || hidden;
         let why = match word.strip_prefix("--") {
             _ if matches!(*word, "--help" | "-h") => return Ok(()),

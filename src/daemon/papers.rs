@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::gossiping::Kept;
 use crate::base::id::{ClusterId, NodeId};
-use crate::base::time::Wall;
+use crate::base::time::{Span, Wall};
 use crate::host::clock;
 use crate::host::disk::layout::DataRoot;
 use crate::host::disk::ledger::{self, LedgerError};
@@ -15,14 +15,17 @@ use crate::host::entropy;
 use crate::host::pki::{Authority, Credentials, NodeKey, PkiError, Request, Root};
 use crate::logic::store::Store;
 use crate::model::cluster_trust::{ClusterTrust, RESOURCE_KIND, RESOURCE_NAME};
-use crate::model::join_token::{JoinSecret, JoinToken};
+use crate::model::join_token::{JoinSecret, JoinToken, RootDigest};
 use crate::model::node::Role;
-use crate::model::peer::{MANAGERS_MAX, ManagerAddress};
+use crate::model::peer::{Certified, MANAGERS_MAX, ManagerAddress};
 use crate::model::validity::{CERTIFICATE_LIFE, Times, Validity};
 use crate::model::wire::Kind;
 
 /// Version of the file of managers.
 const MANAGERS_VERSION: u16 = 1;
+
+/// Dates of certificates have whole seconds.
+const SECOND: Span = Span::from_secs(1);
 
 /// Version of the file of gossip's keys.
 const GOSSIP_KEYS_VERSION: u16 = 1;
@@ -32,8 +35,10 @@ const GOSSIP_KEYS_VERSION: u16 = 1;
 pub(super) struct Issuer {
     pub(super) trust: ClusterTrust,
     authority: Authority,
+    digest: RootDigest,
     /// Version of the resource that it is of.
     pub(super) version: u64,
+    updated: Wall,
 }
 
 impl Issuer {
@@ -53,7 +58,8 @@ impl Issuer {
         let key = NodeKey::from_pkcs8(trust.key.clone()).map_err(|err| err.to_string())?;
         let root = trust.roots.first().cloned().unwrap_or_default();
         let authority = Authority::from_parts(root, key).map_err(|err| err.to_string())?;
-        Ok(Some(Self { trust, authority, version }))
+        let (digest, updated) = (authority.root().digest(), resource.meta.updated);
+        Ok(Some(Self { trust, authority, digest, version, updated }))
     }
 
     /// The roots that nodes are to trust.
@@ -69,10 +75,30 @@ impl Issuer {
         role: Role,
         store: &Store,
     ) -> Result<Vec<u8>, PkiError> {
-        let newest = store.nodes().map(|node| node.meta.updated).max().unwrap_or_default();
-        let base = times(&self.authority, newest).base();
+        // Its date has whole seconds: one more tells it from all that was issued before.
+        let base = Wall(self.base(store).0.saturating_add(SECOND.0));
         let validity = Validity::from_base(base, self.trust.life);
         self.authority.issue(&Request::parse(csr)?, node, role, validity)
+    }
+
+    /// The time that certificates are issued from: not before anything that the store has.
+    pub(super) fn base(&self, store: &Store) -> Wall {
+        let nodes = store.nodes().map(|node| node.meta.updated);
+        let newest = nodes.max().unwrap_or_default().max(self.updated).max(self.trust.renew_since);
+        times(&self.authority, newest).base()
+    }
+
+    /// Whether a certificate is to be renewed before its time: another root has issued it, or it is
+    /// not surely newer than what was asked for.
+    pub(super) fn is_stale(&self, certified: &Certified) -> bool {
+        let since = Wall(self.trust.renew_since.0.saturating_add(SECOND.0));
+        certified.root != self.digest
+            || (self.trust.renew_since > Wall(0) && certified.issued <= since)
+    }
+
+    /// Whether nothing of it has changed for this long, by a wall clock that says something.
+    pub(super) fn is_older(&self, now: Wall, age: Span) -> bool {
+        now >= clock::build() && now.0.saturating_sub(self.updated.0) >= age.0
     }
 
     /// What a machine that is to join says.
@@ -100,14 +126,17 @@ pub(super) fn new_authority(cluster: ClusterId) -> Result<Authority, PkiError> {
 ///
 /// # Errors
 /// When the kernel gives no random numbers.
-pub(super) fn new_trust(authority: &Authority) -> std::io::Result<ClusterTrust> {
+pub(super) fn new_trust(authority: &Authority, life: Span) -> std::io::Result<ClusterTrust> {
     Ok(ClusterTrust {
         roots: vec![authority.root().der().to_vec()],
         key: authority.key().pkcs8().to_vec(),
         worker_secret: entropy::u128()?,
         manager_secret: entropy::u128()?,
         gossip_keys: vec![entropy::bytes32()?],
-        life: CERTIFICATE_LIFE,
+        life,
+        next_key: None,
+        renew_since: Wall(0),
+        removed: Vec::new(),
     })
 }
 

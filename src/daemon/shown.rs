@@ -1,9 +1,8 @@
 //! Types of the host that the API shows: it may name the daemon, not the host.
 
 pub use crate::host::images::{
-    Credentials, Distribution, ErrorKind, ImageError, ImageRecord, ImageStore, InUse, PullEvent,
+    Credentials, Distribution, ErrorKind, ImageError, ImageRecord, ImageStore, InUse, Platform, PullEvent,
     Removed,
 };
 pub use crate::host::runtime::RuntimeError;
-pub use crate::host::runtime::logs::{LogLine, LogNext, LogQuery, LogReader};
 pub use crate::host::runtime::volume::Volume;

@@ -271,7 +271,7 @@ impl Steps {
     /// Pulls an image for tasks.
     pub(super) fn pull(&self, name: &str) -> Result<Arc<Lease>, Outcome> {
         let pulled = self.still_open().and_then(|()| reference(name)).and_then(|reference| {
-            let image = self.images.pull(&reference, None, &mut |_| {})?;
+            let image = self.images.pull_for_task(&reference)?;
             Ok(Arc::new(self.images.lease(image.id)?))
         });
         pulled.map_err(|failed| {

@@ -89,7 +89,7 @@ pub(super) async fn joining(events: &Receiver<Event>) {
 fn without_swarm(event: Event) {
     match event {
         Event::Tokens { answer } => reply(&answer, Err(Failure::NoSwarm)),
-        Event::Command { answer, .. } => reply(&answer, Err(Failure::NoSwarm)),
+        Event::Command { answer, .. } | Event::ChangeTrust { answer, .. } => reply(&answer, Err(Failure::NoSwarm)),
         Event::Leave { answer, .. } => reply(&answer, Err(Failure::NotInSwarm)),
         // Nothing runs here.
         Event::GoDown { answer } => reply(&answer, Ok(())),
@@ -106,6 +106,7 @@ fn without_swarm(event: Event) {
         | Event::Probed { .. }
         | Event::Exited { .. }
         | Event::RoutesApplied { .. }
+        | Event::Logs { .. }
         | Event::Link(_)
         | Event::Gossip
         | Event::Stop => {}

@@ -1,6 +1,8 @@
 //! The one place that reads clocks: monotonic time for deadlines, wall time for people, and the id
 //! of this boot. It never sets one and trusts the wall clock with nothing.
 
+use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fs, io};
 
@@ -63,7 +65,27 @@ impl Default for Clock {
 #[must_use]
 pub fn wall() -> Wall {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Wall(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    let micros = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+    Wall(match OFFSET.get() {
+        None => micros,
+        Some(path) => {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let secs = text.trim().parse::<i64>().unwrap_or(0);
+            micros.saturating_add_signed(secs.saturating_mul(1_000_000))
+        }
+    })
+}
+
+/// A file of seconds that the wall clock is ahead by.
+static OFFSET: OnceLock<PathBuf> = OnceLock::new();
+
+/// Lets the wall clock of this process be wrong by the seconds in a file, which is read at each look.
+/// For tests alone: of all clocks the kernel keeps, a namespace of its own has not that one.
+pub fn set_wrong_by(file: PathBuf) {
+    // A second file would be another test's.
+    if OFFSET.set(file).is_err() {
+        log::debug!("the wall clock is wrong by another file already");
+    }
 }
 
 /// When this program was built.

@@ -24,8 +24,11 @@ const VERSION_OLD: u16 = 1;
 /// Largest entry: with its envelope it fits into one record of the log.
 pub const STORE_ENTRY_BYTES_MAX: usize = 3 << 19;
 
-/// Largest snapshot.
-pub const STORE_SNAPSHOT_BYTES_MAX: usize = 1 << 30;
+/// Room for members and frames around a store's snapshot.
+pub const SNAPSHOT_HEAD_BYTES: usize = 8 << 10;
+
+/// Largest snapshot: with the members and both frames it fits on the disk.
+pub const STORE_SNAPSHOT_BYTES_MAX: usize = wire::SNAPSHOT_BYTES_MAX - SNAPSHOT_HEAD_BYTES;
 
 /// Bytes that cannot be read, or a value that cannot be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -167,7 +167,7 @@ pub fn expand_container(
             format!("expanding mounts failed: expanding mount {what} {}: {error}", shown(text))
         };
         match &mut mount.kind {
-            MountKind::Bind { source, .. } => {
+            MountKind::Bind { source, .. } | MountKind::BindReadOnly { source, .. } => {
                 *source = expand(source, context).map_err(|e| failed("source", source, e))?;
             }
             MountKind::Volume { name, .. } => {

@@ -17,6 +17,7 @@ pub mod node;
 pub mod object;
 pub mod payload;
 pub mod peer;
+pub mod pem;
 pub mod resource;
 pub mod route;
 #[cfg(test)]

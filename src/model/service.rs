@@ -296,6 +296,16 @@ pub enum MountKind {
         /// Mode of the root; 0 is 1777.
         mode: u32,
     },
+    /// A path of the node, read-only, with a say in what is mounted below it: `bind-recursive`.
+    BindReadOnly {
+        /// As of [`MountKind::Bind`].
+        source: String,
+        /// As of [`MountKind::Bind`].
+        propagation: Propagation,
+        /// What is mounted below is read-only as well, or the task is refused where the kernel cannot
+        /// do that; otherwise it stays as it is.
+        recursive: bool,
+    },
 }
 
 /// Propagation of mounts below a bind mount.

@@ -103,7 +103,7 @@ fn check_task(task: &TaskSpec) -> Result<(), BadSpec> {
         if !targets.insert(mount.target.trim_end_matches('/')) {
             return refuse(format!("ContainerSpec: duplicate mount point: {}", mount.target));
         }
-        if let MountKind::Bind { source, .. } = &mount.kind
+        if let MountKind::Bind { source, .. } | MountKind::BindReadOnly { source, .. } = &mount.kind
             && (!source.starts_with('/') || source.split('/').any(|part| part == ".."))
         {
             return refuse(format!("invalid mount source, must be an absolute path: {source}"));

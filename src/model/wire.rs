@@ -13,6 +13,11 @@ use crate::base::id::NodeId;
 /// Bytes before the payload: kind (2), version (2), length (4), little endian.
 pub const HEADER_BYTES: usize = 8;
 
+/// Largest snapshot on a disk: the members and the store, in their frames. A store beyond it could
+/// neither be compacted nor reach a follower, so users add nothing from half of it on. All other
+/// limits of snapshots follow from this one.
+pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
+
 /// The largest payload of one record of the log. Above the largest proposal (1.5 MiB).
 pub const RECORD_BYTES_MAX: usize = 2 << 20;
 
@@ -128,6 +133,12 @@ impl Kind {
     pub const PEER_ENDING: Self = Self(273);
     /// A node's machine goes down.
     pub const PEER_GOING_DOWN: Self = Self(280);
+    /// A manager asks for logs.
+    pub const PEER_ASK_LOGS: Self = Self(281);
+    /// Lines of them.
+    pub const PEER_LOGS: Self = Self(282);
+    /// There are no more.
+    pub const PEER_LOGS_OVER: Self = Self(283);
 }
 
 /// One frame as it was found.

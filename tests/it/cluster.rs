@@ -8,23 +8,24 @@ use std::time::{Duration, Instant};
 
 use super::node::{Node, must};
 
+mod logs;
 mod recovery;
 mod shutdown;
 
 /// Machines whose networks are joined. The bridge goes with them.
-struct Cluster {
-    nodes: Vec<Node>,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
     bridge: String,
 }
 
 impl Cluster {
     /// Machines that reach each other at 10.9.0.1, 10.9.0.2, …; none is in a swarm.
-    fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         Self::of((0..count).map(|_| Node::start()).collect())
     }
 
-    /// The same, of machines that are there.
-    fn of(nodes: Vec<Node>) -> Self {
+    /// The same with machines that are there.
+    pub(crate) fn of(nodes: Vec<Node>) -> Self {
         let bridge = format!("{}b", nodes[0].netns);
         let ip = |words: &[&str]| must(Command::new("ip").args(words));
         ip(&["netns", "add", &bridge]);
@@ -47,7 +48,7 @@ impl Cluster {
     }
 
     /// The first makes a swarm, the others join it as `roles` says.
-    fn swarm(roles: &[&str]) -> Self {
+    pub(crate) fn swarm(roles: &[&str]) -> Self {
         let cluster = Self::new(roles.len() + 1);
         let first = &cluster.nodes[0];
         let said = first.ok(&["init", "--advertise-addr", &address(0)]);
@@ -66,13 +67,13 @@ impl Cluster {
     }
 
     /// Cuts a machine's link, or joins it again.
-    fn link(&self, n: usize, state: &str) {
+    pub(crate) fn link(&self, n: usize, state: &str) {
         let port = format!("p{n}");
         must(Command::new("ip").args(["-n", &self.bridge, "link", "set", &port, state]));
     }
 
     /// Address and state of each node, as a machine shows them.
-    fn states(&self, n: usize) -> Vec<(String, String)> {
+    pub(crate) fn states(&self, n: usize) -> Vec<(String, String)> {
         let nodes = self.nodes[n].api("/nodes");
         let nodes = nodes.as_array().cloned().unwrap_or_default();
         let text = |node: &serde_json::Value, key: &str| {
@@ -81,12 +82,12 @@ impl Cluster {
         nodes.iter().map(|node| (text(node, "Addr"), text(node, "State"))).collect()
     }
 
-    fn id(&self, n: usize) -> String {
+    pub(crate) fn id(&self, n: usize) -> String {
         self.nodes[n].api("/info")["Swarm"]["NodeID"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Waits until a machine shows another one in a state; how long that took.
-    fn wait_state(&self, seen_by: usize, of: usize, state: &str) -> Duration {
+    pub(crate) fn wait_state(&self, seen_by: usize, of: usize, state: &str) -> Duration {
         let begun = Instant::now();
         let wanted = (address(of), state.to_owned());
         self.nodes[seen_by]
@@ -116,14 +117,14 @@ impl Cluster {
     }
 
     /// Waits until a machine shows a node at an address as ready.
-    fn wait_ready_at(&self, seen_by: usize, at: &str) {
+    pub(crate) fn wait_ready_at(&self, seen_by: usize, at: &str) {
         let wanted = (at.to_owned(), "ready".to_owned());
         self.nodes[seen_by]
             .wait(&format!("{wanted:?}"), || self.states(seen_by).contains(&wanted).then_some(()));
     }
 }
 
-fn address(n: usize) -> String {
+pub(crate) fn address(n: usize) -> String {
     format!("10.9.0.{}", n + 1)
 }
 

@@ -152,7 +152,14 @@ fn task(n: u8, networks: &[u8]) -> TaskNet {
 }
 
 fn up(net: &Net, n: u8, networks: &[u8]) -> TaskEndpoint {
-    net.ensure_task(&task(n, networks)).unwrap()
+    ensure(net, &task(n, networks)).unwrap()
+}
+
+/// As the daemon does it.
+fn ensure(net: &Net, wanted: &TaskNet) -> Result<TaskEndpoint, NetError> {
+    let endpoint = net.link_task(wanted)?;
+    net.open_task(wanted)?;
+    Ok(endpoint)
 }
 
 /// Links, routes and table of this machine, without the counters.
@@ -291,8 +298,8 @@ fn a_crash_behind_any_step_is_repaired_or_cleared() {
             net.ensure_until(&wanted, last).unwrap();
             let net = root.open();
             assert!(net.list_tasks().unwrap().contains(&wanted.task), "{last:?}");
-            let endpoint = net.ensure_task(&wanted).unwrap();
-            assert_eq!(net.ensure_task(&wanted).unwrap(), endpoint);
+            let endpoint = ensure(&net, &wanted).unwrap();
+            assert_eq!(ensure(&net, &wanted).unwrap(), endpoint);
             serve(&endpoint.netns, 80);
             assert!(inside(&keep.netns, || dial(address(1, 2), 80)).is_some(), "{last:?}");
             net.remove_task(wanted.task).unwrap();
@@ -382,8 +389,9 @@ fn two_daemons_on_one_machine_leave_each_other_alone() {
         assert_eq!(inside(&a.netns, || dial(address(1, 4), 80)), None, "across daemons");
         assert_eq!(inside(&x.netns, || dial(address(1, 2), 80)), None, "across daemons");
         let taken = TaskNet { task: task_id(7), ..task(2, &[1]) };
-        let error = other.ensure_task(&taken).unwrap_err();
+        let error = ensure(&other, &taken).unwrap_err();
         assert!(matches!(error, NetError::AddressTaken { .. }), "{error}");
+        other.remove_task(taken.task).unwrap();
         assert_eq!(other.list_tasks().unwrap(), BTreeSet::from([task_id(4)]));
         other.retain(&BTreeSet::new()).unwrap();
         other.teardown_all().unwrap();
@@ -440,9 +448,11 @@ fn what_is_in_the_way_is_told() {
         sh(&format!(
             "ip link add {link} type veth peer name v1; ip link set {link} alias precious"
         ));
-        let error = net.ensure_task(&task(2, &[1])).unwrap_err();
+        let error = ensure(&net, &task(2, &[1])).unwrap_err();
         assert!(matches!(error, NetError::LinkTaken { .. }), "{error}");
         assert!(Socket::open().unwrap().link(&link).unwrap().is_some(), "it is not ours to remove");
+        net.remove_task(task_id(2)).unwrap();
+        assert!(Socket::open().unwrap().link(&link).unwrap().is_some(), "nor afterwards");
         assert_eq!(root.pins(), 0);
     });
 }

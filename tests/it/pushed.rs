@@ -12,10 +12,15 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn start(node: &Node) -> Self {
+        Self::start_with(node, "")
+    }
+
+    /// The same over what an earlier one has, with more in its configuration.
+    pub(crate) fn start_with(node: &Node, extra: &str) -> Self {
         let config = node.dir.join("registry.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
-             http:\n  addr: 127.0.0.1:5000\n",
+             http:\n  addr: 127.0.0.1:5000\n{extra}\n",
             node.dir.join("registry").display()
         );
         std::fs::write(&config, text).expect("configuration");
@@ -27,7 +32,11 @@ impl Registry {
             .spawn()
             .expect("docker-registry");
         let registry = Self { child };
-        node.wait("the registry answers", || node.get("127.0.0.1:5000/v2"));
+        // By a word that comes also where one has to log in.
+        let ask = ["-s", "-m", "5", "-o", "/dev/null", "http://127.0.0.1:5000/v2/"];
+        node.wait("the registry answers", || {
+            node.command("curl").args(ask).status().expect("curl").success().then_some(())
+        });
         registry
     }
 }

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use crate::busybox::busybox_archive;
-use crate::node::Node;
+use crate::node::{Node, must};
 use crate::pushed::{Registry, push};
 
 /// An image of a web server that says `greeting`, pushed.
@@ -115,4 +115,49 @@ fn a_registry_that_never_answers_holds_up_nothing_but_its_own_tasks() {
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!(node.tasks("dead0", "preparing").len(), 1, "its pull goes on meanwhile");
     drop(dead);
+}
+
+#[test]
+fn credentials_that_come_with_a_service_serve_its_tasks_and_are_kept_nowhere() {
+    let mut node = Node::swarm();
+    let open = Registry::start(&node);
+    build_and_push(&node, "web:v1", "private\n");
+    drop(open);
+    let users = node.dir.join("users").display().to_string();
+    must(std::process::Command::new("htpasswd").args(["-Bbc", &users, "user", "swordfish"]));
+    let auth = format!("auth:\n  htpasswd:\n    realm: own\n    path: {users}");
+    let _registry = Registry::start_with(&node, &auth);
+    let create = |name: &str, port: u16, auth: &str| {
+        let spec = serde_json::json!({
+            "Name": name,
+            "TaskTemplate": { "ContainerSpec": { "Image": "127.0.0.1:5000/web:v1" } },
+            "EndpointSpec": { "Ports": [{ "TargetPort": 80, "PublishedPort": port }] },
+        });
+        let mut curl = node.command("curl");
+        curl.args(["-s", "--unix-socket"]).arg(node.socket());
+        curl.args(["-H", "Content-Type: application/json", "-d", &spec.to_string()]);
+        curl.args(["-H", &format!("X-Registry-Auth: {auth}")]);
+        let output = must(curl.arg("http://localhost/services/create"));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let said = create("without", 8081, "");
+    assert!(said.contains("\"ID\""), "{said}");
+    let rejected = node.wait("the task is rejected", || node.tasks("without", "rejected").pop());
+    let why = rejected["Status"]["Err"].as_str().unwrap_or_default();
+    assert!(why.contains("pull access denied for 127.0.0.1:5000/web"), "{why}");
+    // {"username":"user","password":"swordfish"}
+    let said = create("with", 8080, "eyJ1c2VybmFtZSI6InVzZXIiLCJwYXNzd29yZCI6InN3b3JkZmlzaCJ9");
+    assert!(said.contains("\"ID\"") && !said.contains("stay on this node"), "alone: {said}");
+    node.wait("it runs", || node.get("127.0.0.1:8080").filter(|body| body == "private\n"));
+    assert!(create("bad", 8082, "!").contains("invalid X-Registry-Auth header"));
+
+    // A start of the daemon later they are gone, and the image that they brought is here.
+    node.stop_daemon();
+    node.start_daemon();
+    node.wait_running("with", 1);
+    let mut grep = std::process::Command::new("grep");
+    let found = grep.args(["-rl", "swordfish"]).arg(node.data_root()).output().expect("grep");
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    let shown = node.ok(&["service", "inspect", "with"]) + &node.daemon_log();
+    assert!(!shown.contains("swordfish"));
 }

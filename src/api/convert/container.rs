@@ -103,7 +103,19 @@ fn health(health: &Health) -> json::HealthConfig {
     }
 }
 
-fn mount(mount: &Mount) -> json::Mount {
+fn bind_options(propagation: Propagation) -> json::BindOptions {
+    let propagation = match propagation {
+        Propagation::Rprivate => "",
+        Propagation::Private => "private",
+        Propagation::Rshared => "rshared",
+        Propagation::Shared => "shared",
+        Propagation::Rslave => "rslave",
+        Propagation::Slave => "slave",
+    };
+    json::BindOptions { propagation: propagation.to_owned(), ..json::BindOptions::default() }
+}
+
+pub(super) fn mount(mount: &Mount) -> json::Mount {
     let mut out = json::Mount {
         target: mount.target.clone(),
         read_only: mount.read_only,
@@ -113,20 +125,18 @@ fn mount(mount: &Mount) -> json::Mount {
         MountKind::Bind { source, propagation, non_recursive } => {
             out.r#type = "bind".to_owned();
             out.source.clone_from(source);
-            let options = json::BindOptions {
-                propagation: match propagation {
-                    Propagation::Rprivate => "",
-                    Propagation::Private => "private",
-                    Propagation::Rshared => "rshared",
-                    Propagation::Shared => "shared",
-                    Propagation::Rslave => "rslave",
-                    Propagation::Slave => "slave",
-                }
-                .to_owned(),
-                non_recursive: *non_recursive,
-                ..json::BindOptions::default()
-            };
+            let options =
+                json::BindOptions { non_recursive: *non_recursive, ..bind_options(*propagation) };
             out.bind_options = Some(options).filter(|o| *o != json::BindOptions::default());
+        }
+        MountKind::BindReadOnly { source, propagation, recursive } => {
+            out.r#type = "bind".to_owned();
+            out.source.clone_from(source);
+            out.bind_options = Some(json::BindOptions {
+                read_only_force_recursive: *recursive,
+                read_only_non_recursive: !*recursive,
+                ..bind_options(*propagation)
+            });
         }
         MountKind::Volume { name, labels, no_copy, subpath } => {
             out.r#type = "volume".to_owned();

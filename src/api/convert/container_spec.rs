@@ -121,18 +121,16 @@ fn mount(mount: json::Mount) -> Result<Mount, ApiError> {
     let bind = mount.bind_options.unwrap_or_default();
     let volume = mount.volume_options.unwrap_or_default();
     let tmpfs = mount.tmpfs_options.unwrap_or_default();
-    if bind.read_only_non_recursive {
-        return Err(ApiError::unimplemented("bind-recursive=writable"));
+    if bind.create_mountpoint {
+        return Err(ApiError::unimplemented(
+            "bind-create-src: make the folder on each node that may run the service",
+        ));
     }
     if !tmpfs.options.is_empty() {
         return Err(ApiError::unimplemented("options of tmpfs mounts"));
     }
     let kind = match mount.r#type.as_str() {
-        "bind" => MountKind::Bind {
-            source: mount.source,
-            propagation: propagation(&bind.propagation)?,
-            non_recursive: bind.non_recursive,
-        },
+        "bind" => bind_kind(mount.source, mount.read_only, &bind)?,
         "" | "volume" => {
             let driver = volume.driver_config.unwrap_or_default();
             if !matches!(driver.name.as_str(), "" | "local") {
@@ -164,6 +162,35 @@ fn mount(mount: json::Mount) -> Result<Mount, ApiError> {
         other => return Err(invalid(format!("invalid MountType: \"{other}\""))),
     };
     Ok(Mount { target: mount.target, read_only: mount.read_only, kind })
+}
+
+/// What `bind-recursive` says, by Docker's rules of what goes together.
+fn bind_kind(
+    source: String,
+    read_only: bool,
+    bind: &json::BindOptions,
+) -> Result<MountKind, ApiError> {
+    let propagation = propagation(&bind.propagation)?;
+    let (writable, forced) = (bind.read_only_non_recursive, bind.read_only_force_recursive);
+    if !writable && !forced {
+        return Ok(MountKind::Bind { source, propagation, non_recursive: bind.non_recursive });
+    }
+    let refuse = |why: &str| {
+        Err(invalid(format!("invalid mount config for type \"bind\": mount options conflict: {why}")))
+    };
+    if !read_only {
+        return refuse("ReadOnlyNonRecursive and ReadOnlyForceRecursive need ReadOnly");
+    }
+    if writable && forced {
+        return refuse("ReadOnlyNonRecursive and ReadOnlyForceRecursive");
+    }
+    if bind.non_recursive {
+        return refuse("NonRecursive leaves nothing below that could be read-only or writable");
+    }
+    if forced && propagation != Propagation::Rprivate {
+        return refuse("ReadOnlyForceRecursive needs the propagation rprivate");
+    }
+    Ok(MountKind::BindReadOnly { source, propagation, recursive: forced })
 }
 
 fn propagation(text: &str) -> Result<Propagation, ApiError> {
@@ -251,20 +278,48 @@ mod tests {
     fn what_mounts_cannot_do_is_refused_in_words() {
         let plain = json::Mount { r#type: "bind".to_owned(), ..json::Mount::default() };
         assert!(mount(plain.clone()).is_ok());
-        let writable = json::BindOptions {
-            read_only_non_recursive: true,
-            ..json::BindOptions::default()
-        };
+        let create = json::BindOptions { create_mountpoint: true, ..json::BindOptions::default() };
         let options = json::TmpfsOptions {
             options: vec![vec!["exec".to_owned()]],
             ..json::TmpfsOptions::default()
         };
         for (asked, name) in [
-            (json::Mount { bind_options: Some(writable), ..plain.clone() }, "bind-recursive=writable"),
+            (json::Mount { bind_options: Some(create), ..plain.clone() }, "bind-create-src"),
             (json::Mount { tmpfs_options: Some(options), ..plain }, "options of tmpfs mounts"),
         ] {
             let refused = mount(asked).unwrap_err().to_string();
             assert!(refused.contains(name), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_mounted_below_is_as_asked_or_refused() {
+        let asked = |read_only, writable, forced, change: fn(&mut json::BindOptions)| {
+            let mut bind = json::BindOptions {
+                read_only_non_recursive: writable,
+                read_only_force_recursive: forced,
+                ..json::BindOptions::default()
+            };
+            change(&mut bind);
+            let (r#type, source) = ("bind".to_owned(), "/a".to_owned());
+            let bind_options = Some(bind).filter(|bind| *bind != json::BindOptions::default());
+            json::Mount { r#type, source, read_only, bind_options, ..json::Mount::default() }
+        };
+        for (writable, forced) in [(false, false), (true, false), (false, true)] {
+            let asked = asked(true, writable, forced, |_| {});
+            let parsed = mount(asked.clone()).unwrap();
+            let is_plain = matches!(parsed.kind, MountKind::Bind { .. });
+            assert_eq!(is_plain, !writable && !forced);
+            assert_eq!(super::super::container::mount(&parsed), asked, "inspect shows it");
+        }
+        for (asked, why) in [
+            (asked(false, true, false, |_| {}), "need ReadOnly"),
+            (asked(true, true, true, |_| {}), "ReadOnlyNonRecursive and ReadOnlyForceRecursive"),
+            (asked(true, false, true, |it| it.non_recursive = true), "NonRecursive leaves"),
+            (asked(true, false, true, |it| it.propagation = "rslave".into()), "rprivate"),
+        ] {
+            let refused = mount(asked).unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
         }
     }
 }

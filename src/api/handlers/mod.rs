@@ -1,6 +1,7 @@
 //! From a request to its answer: one module per resource, one match over the routes.
 
 mod image;
+mod image_filter;
 mod logs;
 mod network;
 mod node;

@@ -1,5 +1,6 @@
 //! Services: list, look at, make, change, remove.
 
+use super::image;
 use crate::api::call::Call;
 use crate::api::convert;
 use crate::api::engine::Engine;
@@ -10,6 +11,7 @@ use crate::api::respond::Reply;
 use crate::daemon::handle::{self, Command, View};
 use crate::model::engine::Created;
 use crate::model::engine::service::{ServiceSpec, ServiceUpdateResponse};
+use crate::model::image_ref::Reference;
 use crate::model::service::Service;
 
 const FILTERS: [&str; 5] = ["id", "label", "mode", "name", "runtime"];
@@ -62,9 +64,10 @@ pub(super) fn create(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, 
         asked.name = random_name::pick(bits, &taken);
     }
     let spec = convert::service_spec::parse(asked, &view.networks)?;
+    let warnings = keep_credentials(engine, call, &view, &spec.as_spec().task.container.image)?;
     match engine.command(Command::CreateService { spec: Box::new(spec) })? {
         handle::Reply::Created { id } => {
-            Ok(Reply::json_with(201, &Created { id: id.to_string(), warnings: Vec::new() }))
+            Ok(Reply::json_with(201, &Created { id: id.to_string(), warnings }))
         }
         handle::Reply::Done | handle::Reply::View(_) => Err(unexpected()),
     }
@@ -90,13 +93,16 @@ pub(super) fn update(
     let asked: ServiceSpec = call.json()?;
     let view = engine.view()?;
     let service = lookup(&view, typed)?;
-    let spec = if rollback {
-        None
+    let (spec, image) = if rollback {
+        (None, service.spec.task.container.image.clone())
     } else {
-        Some(Box::new(convert::service_spec::parse(asked, &view.networks)?))
+        let spec = convert::service_spec::parse(asked, &view.networks)?;
+        let image = spec.as_spec().task.container.image.clone();
+        (Some(Box::new(spec)), image)
     };
+    let warnings = keep_credentials(engine, call, &view, &image)?;
     match engine.command(Command::UpdateService { id: service.id, version, spec })? {
-        handle::Reply::Done => Ok(Reply::json(&ServiceUpdateResponse { warnings: Vec::new() })),
+        handle::Reply::Done => Ok(Reply::json(&ServiceUpdateResponse { warnings })),
         handle::Reply::Created { .. } | handle::Reply::View(_) => Err(unexpected()),
     }
 }
@@ -109,6 +115,26 @@ pub(super) fn remove(engine: &dyn Engine, typed: &str) -> Result<Reply, ApiError
         handle::Reply::Done => Ok(Reply::empty(200)),
         handle::Reply::Created { .. } | handle::Reply::View(_) => Err(unexpected()),
     }
+}
+
+/// Keeps what `X-Registry-Auth` says for the pulls of this node; what the user is to know of that.
+fn keep_credentials(
+    engine: &dyn Engine,
+    call: &Call<'_>,
+    view: &View,
+    image: &str,
+) -> Result<Vec<String>, ApiError> {
+    let Some(credentials) = image::credentials(call)? else { return Ok(Vec::new()) };
+    let reference = Reference::parse(image).map_err(|bad| ApiError::invalid(bad.to_string()))?;
+    engine.images().keep_credentials(&reference, credentials);
+    if view.nodes.len() < 2 {
+        return Ok(Vec::new());
+    }
+    Ok(vec![format!(
+        "the credentials for {} stay on this node, in memory: other nodes pull without any; load the \
+         image there, or keep the service here by a constraint",
+        reference.familiar_name()
+    )])
 }
 
 fn unexpected() -> ApiError {

@@ -5,10 +5,12 @@ use crate::api::convert;
 use crate::api::engine::Engine;
 use crate::api::errors::ApiError;
 use crate::api::respond::Reply;
-use crate::daemon::handle::{Failure, InitRequest, JoinRequest};
+use crate::base::time::Span;
+use crate::daemon::handle::{Failure, InitRequest, JoinRequest, TrustChange};
 use crate::model::cluster::Founding;
 use crate::model::engine::swarm as json;
 use crate::model::node::{Availability, Role};
+use crate::model::pem;
 
 /// `GET /swarm`.
 pub(super) fn inspect(engine: &dyn Engine) -> Result<Reply, ApiError> {
@@ -16,7 +18,11 @@ pub(super) fn inspect(engine: &dyn Engine) -> Result<Reply, ApiError> {
     let cluster = view.cluster.as_ref().ok_or(Failure::NoSwarm)?;
     let tokens = engine.tokens()?;
     let join_tokens = json::JoinTokens { worker: tokens.worker, manager: tokens.manager };
-    let swarm = convert::node::swarm(cluster);
+    let mut swarm = convert::node::swarm(cluster);
+    let life = tokens.life.as_nanos();
+    swarm.spec.ca_config.node_cert_expiry = i64::try_from(life).unwrap_or(i64::MAX);
+    swarm.tls_info.trust_root = pem::certificate(&tokens.root);
+    swarm.root_rotation_in_progress = tokens.rotating;
     Ok(Reply::json(&json::Swarm { join_tokens: Some(join_tokens), ..swarm }))
 }
 
@@ -34,8 +40,9 @@ pub(super) fn join(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, Ap
     Ok(Reply::empty(200))
 }
 
-/// `POST /swarm/update`: new join tokens. What the spec says is not changed.
-pub(super) fn update(engine: &dyn Engine, call: &Call<'_>) -> Result<Reply, ApiError> {
+/// `POST /swarm/update`: new join tokens, another root or life of certificates. What the spec says of
+/// other things is not changed.
+pub(super) fn update(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let mut roles = Vec::new();
     for (flag, role) in
         [("rotateWorkerToken", Role::Worker), ("rotateManagerToken", Role::Manager)]
@@ -44,11 +51,32 @@ pub(super) fn update(engine: &dyn Engine, call: &Call<'_>) -> Result<Reply, ApiE
             roles.push(role);
         }
     }
-    if roles.is_empty() {
+    let asked: json::SwarmSpec = call.json()?;
+    let life = life(&asked.ca_config)?.filter(|_| roles.is_empty());
+    let new_root = asked.ca_config.force_rotate > 0;
+    let life = match life {
+        Some(life) if engine.tokens()?.life != life => Some(life),
+        Some(_) | None => None,
+    };
+    if roles.is_empty() && life.is_none() && !new_root {
         return Err(ApiError::unimplemented("changing the cluster's settings"));
     }
-    engine.rotate_tokens(&roles)?;
+    if !roles.is_empty() {
+        engine.change_trust(TrustChange::Tokens(roles))?;
+    }
+    if life.is_some() || new_root {
+        engine.change_trust(TrustChange::Certificates { life, new_root })?;
+    }
     Ok(Reply::empty(200))
+}
+
+/// How long certificates are to live, where that is said.
+fn life(asked: &json::CaConfig) -> Result<Option<Span>, ApiError> {
+    match u64::try_from(asked.node_cert_expiry) {
+        Ok(0) => Ok(None),
+        Ok(nanos) => Ok(Some(Span::from_nanos(nanos))),
+        Err(_) => Err(ApiError::new(400, "NodeCertExpiry: a duration cannot be negative".to_owned())),
+    }
 }
 
 /// `POST /swarm/init`.
@@ -64,7 +92,9 @@ pub(super) fn init(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, Ap
     if !matches!(asked.subnet_size, 0 | 24) {
         return Err(ApiError::unimplemented("default-addr-pool-mask-length"));
     }
+    let certificate_life = life(&asked.spec.ca_config)?;
     let request = InitRequest {
+        certificate_life,
         advertise: asked.advertise_addr,
         listen: asked.listen_addr,
         founding: Founding {

@@ -17,13 +17,15 @@ const DRIVER: &str = "local";
 /// `GET /volumes`.
 pub(super) fn list(engine: &dyn Engine, call: &Call<'_>) -> Result<Reply, ApiError> {
     let filters = call.query.filters(&FILTERS)?;
-    if !filters.values("dangling").is_empty() {
-        return Err(ApiError::unimplemented("the volume filter dangling"));
-    }
+    let dangling = match filters.boolean("dangling")? {
+        Some(wanted) => Some((wanted, engine.unused_volumes()?)),
+        None => None,
+    };
     let shown = engine.volumes()?.into_iter().filter(|volume| {
         filters.any("name", |part| volume.name.contains(part))
             && filters.exact("driver", DRIVER)
             && filters.labels("label", &volume.labels)
+            && dangling.as_ref().is_none_or(|(is, unused)| *is == unused.contains(&volume.name))
     });
     let volumes = shown.map(volume).collect();
     Ok(Reply::json(&json::VolumeList { volumes, warnings: Vec::new() }))

@@ -32,6 +32,7 @@ pub struct Skep {
 #[allow(missing_docs, reason = "each variant carries the documented arguments of one command")]
 #[allow(clippy::large_enum_variant, reason = "one value per run; argh cannot box")]
 pub enum Command {
+    Ca(swarm::Ca),
     Daemon(system::Daemon),
     Demo(system::Demo),
     Image(image::Image),

@@ -1,4 +1,4 @@
-//! `init`, `join`, `join-token`, `leave` and their Docker names below `swarm`.
+//! `ca`, `init`, `join`, `join-token`, `leave` and their Docker names below `swarm`.
 
 use argh::{ArgsInfo, FromArgs};
 
@@ -16,6 +16,7 @@ pub struct Swarm {
 #[argh(subcommand)]
 #[allow(missing_docs, reason = "each variant carries the documented arguments of one command")]
 pub enum SwarmCommand {
+    Ca(Ca),
     Init(Init),
     Join(Join),
     JoinToken(JoinToken),
@@ -38,6 +39,9 @@ pub struct Init {
     /// directory of the daemon's volatile state, when init starts it (default "/run/skep")
     #[argh(option, arg_name = "string")]
     pub exec_root: Option<String>,
+    /// validity period for node certificates (ns|us|ms|s|m|h) (default 2160h0m0s)
+    #[argh(option, arg_name = "duration", from_str_fn(crate::cli::parse::value::duration))]
+    pub cert_expiry: Option<i64>,
     /// create a new cluster from the current state
     #[argh(switch)]
     pub force_new_cluster: bool,
@@ -47,6 +51,24 @@ pub struct Init {
     /// task history retention limit (default 5)
     #[argh(option, arg_name = "int", from_str_fn(crate::cli::parse::value::int))]
     pub task_history_limit: Option<i64>,
+}
+
+/// Display and rotate the root CA
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "ca")]
+pub struct Ca {
+    /// validity period for node certificates (ns|us|ms|s|m|h) (default 2160h0m0s)
+    #[argh(option, arg_name = "duration", from_str_fn(crate::cli::parse::value::duration))]
+    pub cert_expiry: Option<i64>,
+    /// exit immediately instead of waiting for the root rotation to converge
+    #[argh(switch, short = 'd')]
+    pub detach: bool,
+    /// suppress progress output
+    #[argh(switch, short = 'q')]
+    pub quiet: bool,
+    /// rotate the swarm CA
+    #[argh(switch)]
+    pub rotate: bool,
 }
 
 /// Join a swarm as a node and/or manager

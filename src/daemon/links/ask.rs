@@ -25,6 +25,9 @@ const PROBE_MAX: Duration = Duration::from_millis(400);
 /// Between two looks at whether the certificate is to be renewed.
 const RENEWAL_EVERY: Duration = Duration::from_secs(600);
 
+/// After a renewal that failed: there may be a leader by then.
+const RENEWAL_AGAIN: Duration = Duration::from_secs(10);
+
 /// Managers that one may be sent on to.
 const HOPS_MAX: usize = 4;
 
@@ -88,9 +91,11 @@ pub(super) async fn renew_in_time(shared: Arc<Shared>) {
         let times = Times { system: clock::wall(), build: clock::build(), ..Times::default() };
         let seed = u64::try_from(shared.node.0.0 & u128::from(u64::MAX)).unwrap_or_default();
         if renewal_due(&Held { elapsed: now.since(since), ..held }, seed, &times) {
-            renew_now(&shared).await;
+            let renewed = renew_now(&shared).await;
+            Timer::after(if renewed { RENEWAL_EVERY } else { RENEWAL_AGAIN }).await;
+        } else {
+            Timer::after(RENEWAL_EVERY).await;
         }
-        Timer::after(RENEWAL_EVERY).await;
     }
 }
 
@@ -100,15 +105,20 @@ pub(super) async fn renew(shared: Arc<Shared>) {
 }
 
 /// Renews the certificate; what goes wrong is told in the log, and tried again by who wants it.
-pub(super) async fn renew_now(shared: &Shared) {
+/// Whether there is a new one.
+pub(super) async fn renew_now(shared: &Shared) -> bool {
     match Box::pin(renewed(shared)).await {
         Ok(role) => {
             log::info!("this node has a new certificate");
             shared.book().renewals += 1;
             shared.wake();
             shared.tell(Heard::Renewed { role }).await;
+            true
         }
-        Err(err) => log::warn!("cannot renew the certificate: {}", chain::text(&err)),
+        Err(err) => {
+            log::warn!("cannot renew the certificate: {}", chain::text(&err));
+            false
+        }
     }
 }
 

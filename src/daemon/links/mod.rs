@@ -11,6 +11,7 @@
 
 mod addresses;
 mod ask;
+mod logs;
 mod own_session;
 mod peer;
 mod serve;
@@ -20,7 +21,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
@@ -28,15 +29,17 @@ use async_channel::{Receiver, Sender};
 use smol::LocalExecutor;
 
 use super::brain::Events;
-use super::handle::Event;
+use super::handle::{Event, Runtime};
+use super::logs::Said;
 use crate::base::id::{NodeId, RequestId};
 use crate::base::time::Time;
 use crate::host::clock::Clock;
 use crate::host::peers::{Drain, Endpoint, Forwarder, Listener, Outbox};
-use crate::host::pki::Credentials;
+use crate::host::pki::{Credentials, CredentialsError, PkiError, Root};
 use crate::model::node::Role;
 use crate::model::peer::{
-    Join, Joined, ManagerAddress, Message, Parting, Present, Refusal, Renewed, Told,
+    AskedLogs, Certified, Join, Joined, ManagerAddress, Message, Parting, Present, Refusal, Renewed,
+    Told,
 };
 
 /// Words to the thread that wait; the brain's commands in flight are fewer. What does not fit is
@@ -59,6 +62,7 @@ pub(in crate::daemon) enum Heard {
         number: u64,
         /// What its certificate lets it be.
         role: Role,
+        certified: Certified,
         description: Vec<u8>,
         /// `host:port` that it says others reach it at.
         advertise: String,
@@ -106,6 +110,7 @@ enum Order {
     Peer { node: NodeId, drain: Drain },
     Forward { request: RequestId, leader: NodeId, bytes: Vec<u8> },
     Probe { node: NodeId, address: String },
+    Logs { node: NodeId, address: String, asked: AskedLogs, said: Sender<Said> },
     Renew,
     Stop,
 }
@@ -126,6 +131,9 @@ struct Shared {
     changed: Sender<()>,
     credentials: Mutex<Credentials>,
     forwarder: Forwarder,
+    runtime: Arc<Runtime>,
+    /// Streams that logs are read for.
+    logs_served: AtomicUsize,
 }
 
 /// Who does what, as far as is known.
@@ -167,6 +175,19 @@ pub(in crate::daemon) struct Setup {
     pub(in crate::daemon) data_root: PathBuf,
     pub(in crate::daemon) present: Present,
     pub(in crate::daemon) managers: Vec<ManagerAddress>,
+    /// Has the logs that other nodes may ask for.
+    pub(in crate::daemon) runtime: Arc<Runtime>,
+}
+
+/// Why roots cannot be trusted.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::daemon) enum TrustError {
+    /// They are of no use.
+    #[error(transparent)]
+    Roots(#[from] PkiError),
+    /// They cannot be kept.
+    #[error(transparent)]
+    Write(#[from] CredentialsError),
 }
 
 /// The thread's end in the brain. Dropping it ends the thread.
@@ -185,8 +206,17 @@ impl Links {
     /// # Errors
     /// When the address is taken or not of this machine, or there is no thread to be had.
     pub(in crate::daemon) fn start(setup: Setup) -> io::Result<Self> {
-        let Setup { endpoint, credentials, listen, events, clock, data_root, present, managers } =
-            setup;
+        let Setup {
+            endpoint,
+            credentials,
+            listen,
+            events,
+            clock,
+            data_root,
+            present,
+            managers,
+            runtime,
+        } = setup;
         let Present { description, advertise } = present;
         let node = endpoint.node();
         let listener = Listener::bind(listen, endpoint.clone())?;
@@ -205,6 +235,8 @@ impl Links {
             book: Mutex::new(Book { managers, advertise, ..Book::default() }),
             changed,
             credentials: Mutex::new(credentials),
+            runtime,
+            logs_served: AtomicUsize::new(0),
         });
         let (orders, queue) = async_channel::bounded(ORDERS_MAX);
         let own = Arc::clone(&shared);
@@ -292,14 +324,47 @@ impl Links {
         self.order(Order::Probe { node, address });
     }
 
+    /// Asks a node for logs; what it says goes to `said`. Its end is dropped when it cannot be asked.
+    pub(in crate::daemon) fn ask_logs(
+        &self,
+        node: NodeId,
+        address: String,
+        asked: AskedLogs,
+        said: Sender<Said>,
+    ) {
+        self.order(Order::Logs { node, address, asked, said });
+    }
+
     /// Gets another certificate; [`Heard::Renewed`] when it is there.
     pub(in crate::daemon) fn renew(&self) {
         self.order(Order::Renew);
     }
 
+    /// Trusts these roots and no others, from now on and after the next start.
+    pub(in crate::daemon) fn trust_roots(&self, roots: Vec<Root>) -> Result<(), TrustError> {
+        self.shared.endpoint.trust().set_roots(roots.clone())?;
+        let mut credentials = self.shared.credentials();
+        // Where the own certificate is not of them, the next one comes with them.
+        if credentials.roots() != roots
+            && let Ok(next) = credentials.trusting(roots)
+        {
+            next.write(&self.shared.data_root)?;
+            self.shared.endpoint.replace(&next)?;
+            *credentials = next;
+        }
+        drop(credentials);
+        Ok(())
+    }
+
     /// Whom the node proves itself with and trusts.
     pub(in crate::daemon) fn endpoint(&self) -> &Endpoint {
         &self.shared.endpoint
+    }
+
+    /// Which certificate that is.
+    pub(in crate::daemon) fn certified(&self) -> Certified {
+        let verified = self.shared.credentials().verified();
+        Certified { root: verified.root, issued: verified.validity.not_before }
     }
 
     /// What the node proves itself with.
@@ -409,6 +474,9 @@ async fn obey(shared: &Arc<Shared>, orders: &Receiver<Order>, tasks: &Tasks) {
                 tasks.spawn(ask::forward(shared, request, leader, bytes));
             }
             Order::Probe { node, address } => tasks.spawn(ask::probe(shared, node, address)),
+            Order::Logs { node, address, asked, said } => {
+                tasks.spawn(logs::ask(shared, node, address, asked, said));
+            }
             Order::Renew => tasks.spawn(ask::renew(shared)),
             Order::Stop => return,
         }

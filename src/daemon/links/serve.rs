@@ -10,8 +10,7 @@ use crate::host::peers::{
     Accepted, ConnectionError, FORWARD_IDLE_MAX, Incoming, Listener, Outbox, Welcomed,
 };
 use crate::logic::manager::wire::REPORT_BYTES_MAX;
-use crate::model::node::Role;
-use crate::model::peer::{Call, Message, Parting, Present, Refusal};
+use crate::model::peer::{Call, Caller, Message, Parting, Present, Refusal};
 
 /// Accepts connections until the thread ends, each in a task of its own. How many there may be, the
 /// listener's seats say.
@@ -28,14 +27,15 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming) {
         Ok(accepted) => accepted,
         Err(err) => return log::debug!("{from}: {}", chain::text(&err)),
     };
-    let caller = accepted.caller.map(|it| (it.identity.node, it.identity.role));
+    let caller = accepted.caller.map(|it| (it.identity.node, it));
     let served = match (accepted.call, caller) {
         (Call::Join, _) => join(&shared, accepted, from).await,
         (Call::Renew, Some((node, _))) => renew(&shared, accepted, node).await,
         (Call::Raft, Some((node, _))) => raft(&shared, accepted, node).await,
-        (Call::Session, Some((node, role))) => session(&shared, accepted, node, role, from).await,
+        (Call::Session, Some((_, caller))) => session(&shared, accepted, caller, from).await,
         (Call::Forward, Some((node, _))) => forward(&shared, accepted, node).await,
-        (Call::Renew | Call::Raft | Call::Session | Call::Forward, None) => {
+        (Call::Logs, Some(_)) => super::logs::serve(Arc::clone(&shared), accepted).await,
+        (Call::Renew | Call::Raft | Call::Session | Call::Forward | Call::Logs, None) => {
             accepted.refuse(Refusal::CertificateNeeded).await;
             Ok(())
         }
@@ -112,10 +112,11 @@ async fn raft(shared: &Shared, accepted: Accepted, from: NodeId) -> Result<(), C
 async fn session(
     shared: &Shared,
     accepted: Accepted,
-    node: NodeId,
-    role: Role,
+    caller: Caller,
     from: SocketAddr,
 ) -> Result<(), ConnectionError> {
+    let (node, role) = (caller.identity.node, caller.identity.role);
+    let certified = caller.certified;
     let Some(mut welcomed) = led(shared, accepted).await? else { return Ok(()) };
     let (description, advertise) = match welcomed.connection.receiver.receive().await? {
         Message::Present(Present { description, advertise }) => (description, advertise),
@@ -128,7 +129,7 @@ async fn session(
     let number = shared.number();
     let (outbox, drain) = Outbox::new();
     // It is held by the brain alone, which so ends the session.
-    let began = Heard::Began { node, number, role, description, advertise, from, outbox };
+    let began = Heard::Began { node, number, role, certified, description, advertise, from, outbox };
     shared.tell(began).await;
     let (ended, end) = async_channel::bounded(1);
     let (mut parts, mut parting) = (Vec::new(), Parting::Silent);

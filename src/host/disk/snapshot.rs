@@ -13,8 +13,7 @@ use super::segment::{Damage, FEATURE_LEVEL, FORMAT, array_at, u32_at, u64_at};
 use super::{Disk, IoFailed};
 use crate::host::failpoint::{self, Point};
 
-/// The largest snapshot that is written or read.
-pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
+pub use crate::model::wire::SNAPSHOT_BYTES_MAX;
 
 /// Snapshots that are kept: the newest and the one before it.
 pub(super) const SNAPSHOTS_KEPT: usize = 2;

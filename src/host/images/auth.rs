@@ -1,5 +1,6 @@
 //! Who one is at a registry: credentials, and the challenges that registries answer with.
 
+use std::collections::VecDeque;
 use std::fmt;
 
 /// What the user logged in with. Never shown.
@@ -26,6 +27,29 @@ impl fmt::Debug for Credentials {
             Self::Registry(_) => "Registry",
         };
         write!(f, "Credentials::{kind}(…)")
+    }
+}
+
+/// Repositories whose credentials are kept; the ones given first go for the ones given last.
+const KEPT_MAX: usize = 256;
+
+/// Credentials that came with a service, for the pulls of its tasks on this node. In memory alone: they
+/// are written nowhere, reach no other node, and are forgotten when the daemon ends.
+#[derive(Debug, Default)]
+pub(super) struct Kept(VecDeque<(String, Credentials)>);
+
+impl Kept {
+    /// Keeps them for a repository, `registry/path`, instead of what was there.
+    pub(super) fn put(&mut self, repository: &str, credentials: Credentials) {
+        self.0.retain(|(name, _)| name != repository);
+        if self.0.len() >= KEPT_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((repository.to_owned(), credentials));
+    }
+
+    pub(super) fn get(&self, repository: &str) -> Option<&Credentials> {
+        self.0.iter().find(|(name, _)| name == repository).map(|(_, credentials)| credentials)
     }
 }
 
@@ -145,6 +169,21 @@ mod tests {
         for text in ["", "Digest x=y", "Bearer", "Bearer service=\"x\"", "Bearer realm=\"x"] {
             assert_eq!(read_challenge(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn the_last_credentials_of_a_repository_count_and_few_are_kept() {
+        let mut kept = Kept::default();
+        let of = |n: usize| Credentials::Identity(n.to_string());
+        kept.put("r/a", of(1));
+        kept.put("r/b", of(2));
+        kept.put("r/a", of(3));
+        assert_eq!((kept.get("r/a"), kept.get("r/b")), (Some(&of(3)), Some(&of(2))));
+        assert_eq!(kept.get("r"), None);
+        for n in 0..KEPT_MAX - 1 {
+            kept.put(&format!("other/{n}"), of(n));
+        }
+        assert_eq!((kept.get("r/a"), kept.get("r/b")), (Some(&of(3)), None), "the oldest goes");
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! What a registry says of a name without an image being pulled: what a tag means now, and whether it
 //! takes somebody's credentials.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::auth::Credentials;
 use super::error::{ImageError, Result};
 use super::manifest::{self, Document};
 use super::platform::Platform;
+use super::record::ImageRecord;
 use super::registry::{RegistryConfig, Session};
 use super::store::ImageStore;
 use crate::model::digest::Digest;
@@ -83,6 +85,24 @@ impl ImageStore {
         let media_type = if is_index { manifest::INDEX_TYPE } else { manifest::MANIFEST_TYPE };
         let platforms = vec![image.platform.clone()];
         Some(Distribution { media_type: media_type.to_owned(), digest, size, platforms })
+    }
+
+    /// Keeps credentials for pulls of a repository by [`pull_for_task`](Self::pull_for_task).
+    pub fn keep_credentials(&self, reference: &Reference, credentials: Credentials) {
+        let mut kept = self.inner.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.put(&reference.name(), credentials);
+    }
+
+    /// Pulls an image for a task, with the credentials that came with its service to this node.
+    ///
+    /// # Errors
+    /// As [`pull`](Self::pull).
+    pub fn pull_for_task(&self, reference: &Reference) -> Result<ImageRecord> {
+        let credentials = {
+            let kept = self.inner.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.get(&reference.name()).cloned()
+        };
+        self.pull(reference, credentials.as_ref(), &mut |_| {})
     }
 
     /// Asks a registry whether it takes these credentials, for `POST /auth`.

@@ -84,6 +84,19 @@ pub enum ImageError {
         /// This machine.
         platform: String,
     },
+    /// The image of that name is for another platform than the one that was asked for.
+    #[error(
+        "image with reference {name} was found but its platform ({is}) does not match the specified \
+         platform ({asked})"
+    )]
+    OtherPlatform {
+        /// What was asked for.
+        name: String,
+        /// For which platform.
+        asked: String,
+        /// What it is for.
+        is: String,
+    },
     /// The registry answered with a status that means nothing here.
     #[error("cannot {doing} {url}: the registry answered {status}{detail}")]
     Status {
@@ -257,7 +270,7 @@ impl ImageError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound { .. } | Self::ManifestUnknown { .. } => ErrorKind::NotFound,
-            Self::NoPlatform { .. } => ErrorKind::NotFound,
+            Self::NoPlatform { .. } | Self::OtherPlatform { .. } => ErrorKind::NotFound,
             Self::Ambiguous { .. } | Self::Conflict(_) => ErrorKind::Conflict,
             Self::Denied { .. } | Self::Unauthorized { .. } => ErrorKind::Denied,
             Self::Reference(_)

@@ -21,6 +21,7 @@ mod auth;
 mod blobs;
 mod decode;
 mod distribution;
+mod download;
 mod error;
 mod gc;
 mod hello;

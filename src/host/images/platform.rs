@@ -31,6 +31,27 @@ impl Platform {
         }
     }
 
+    /// From `OS/ARCHITECTURE[/VARIANT]`, in OCI's words or the kernel's; `ARCHITECTURE` alone is Linux's.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('/');
+        let (first, second, variant) = (parts.next()?, parts.next(), parts.next());
+        let (os, architecture) = second.map_or(("linux", first), |second| (first, second));
+        let given = [Some(os), Some(architecture), variant];
+        let is_word = |word: &str| {
+            !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+        };
+        if parts.next().is_some() || !given.into_iter().flatten().all(is_word) {
+            return None;
+        }
+        let os = os.to_ascii_lowercase();
+        let architecture = architecture.to_ascii_lowercase();
+        match variant {
+            Some(variant) => Some(Self { os, architecture, variant: variant.to_ascii_lowercase() }),
+            None => Some(Self { os, architecture, variant: String::new() }.in_oci_words()),
+        }
+    }
+
     /// This machine, as its kernel calls it.
     #[must_use]
     pub fn host() -> Self {
@@ -118,6 +139,23 @@ mod tests {
             .filter_map(|i| Some((host.rank(&Platform::linux(offered[i].0, offered[i].1))?, i)))
             .min()
             .map(|(_, i)| i)
+    }
+
+    #[test]
+    fn platforms_are_read() {
+        for (text, want) in [
+            ("linux/amd64", Some("linux/amd64")),
+            ("linux/arm/v7", Some("linux/arm/v7")),
+            ("Linux/x86_64", Some("linux/amd64")),
+            ("arm64", Some("linux/arm64")),
+            ("linux/arm/v7/x", None),
+            ("linux/", None),
+            ("", None),
+            ("linux/a b", None),
+        ] {
+            let read = Platform::parse(text).map(|platform| platform.to_string());
+            assert_eq!(read.as_deref(), want, "{text}");
+        }
     }
 
     #[test]

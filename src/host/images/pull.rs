@@ -14,18 +14,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::debug;
-use ureq::Body;
-use ureq::http::{Response, StatusCode};
 
 use super::auth::Credentials;
-use super::blobs::{BlobWriter, COPY_BYTES};
 use super::decode::digest_of;
 use super::error::{ErrorKind, ImageError, Result};
 use super::manifest::{self, Configuration, Descriptor, Document, Manifest};
-use super::pace::{Pace, Seen};
+use super::platform::Platform;
 use super::record::{ImageRecord, LayerRecord, StoredImage};
 use super::registry::{Fetched, Session};
-use super::store::{Claim, FetchSlot, ImageStore, Inner};
+use super::store::{Claim, ImageStore, Inner};
 use crate::model::digest::Digest;
 use crate::model::image_ref::Reference;
 
@@ -46,12 +43,6 @@ const EVENTS_MAX: usize = 64;
 /// Between two events of one layer's progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
-/// Tries of one blob, however much each brings.
-const BLOB_ATTEMPTS_MAX: u32 = 100;
-
-/// What a try must bring to count as progress.
-const PROGRESS_BYTES: u64 = 256 * 1024;
-
 impl PullEvent {
     pub(super) fn new(id: Option<String>, status: impl Into<String>) -> Self {
         Self { id, status: status.into(), progress: None }
@@ -60,9 +51,9 @@ impl PullEvent {
 
 /// What a pull's threads share.
 #[derive(Clone)]
-struct Pull<'a> {
-    inner: &'a Arc<Inner>,
-    session: &'a Session<'a>,
+pub(super) struct Pull<'a> {
+    pub(super) inner: &'a Arc<Inner>,
+    pub(super) session: &'a Session<'a>,
     events: SyncSender<PullEvent>,
     failed: &'a AtomicBool,
 }
@@ -85,11 +76,25 @@ impl ImageStore {
         credentials: Option<&Credentials>,
         progress: &mut dyn FnMut(PullEvent),
     ) -> Result<ImageRecord> {
+        self.pull_for(None, reference, credentials, progress)
+    }
+
+    /// The same for another platform than this machine's, as `pull --platform`.
+    ///
+    /// # Errors
+    /// As [`pull`](Self::pull), or there is none for that platform.
+    pub fn pull_for(
+        &self,
+        platform: Option<&Platform>,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+        progress: &mut dyn FnMut(PullEvent),
+    ) -> Result<ImageRecord> {
         let reference = reference.clone().with_default_tag();
         if reference.is_hello() {
-            return self.pull_hello(&reference, progress);
+            return self.pull_hello(platform, &reference, progress);
         }
-        let result = self.inner.pull(&reference, credentials, progress);
+        let result = self.inner.pull(platform, &reference, credentials, progress);
         let may_go_on = |e: &ImageError| e.kind() == ErrorKind::Unavailable;
         if result.as_ref().is_err_and(|e| !may_go_on(e)) {
             self.inner.collect_orphans()?;
@@ -100,6 +105,7 @@ impl ImageStore {
     /// The program's own image comes from no registry.
     fn pull_hello(
         &self,
+        platform: Option<&Platform>,
         reference: &Reference,
         progress: &mut dyn FnMut(PullEvent),
     ) -> Result<ImageRecord> {
@@ -107,6 +113,7 @@ impl ImageStore {
         if !record.repo_tags.contains(&reference.to_string()) {
             return Err(ImageError::ManifestUnknown { name: reference.to_string() });
         }
+        fits(platform, &record.platform, reference)?;
         let status = format!("Status: Image is up to date for {reference}");
         progress(PullEvent::new(None, status));
         Ok(record)
@@ -116,6 +123,7 @@ impl ImageStore {
 impl Inner {
     fn pull(
         self: &Arc<Self>,
+        platform: Option<&Platform>,
         reference: &Reference,
         credentials: Option<&Credentials>,
         progress: &mut dyn FnMut(PullEvent),
@@ -128,7 +136,7 @@ impl Inner {
         };
         progress(PullEvent::new(Some(shown_tag), format!("Pulling from {}", reference.path())));
         let what = format!("manifest of {reference}");
-        let (manifest_bytes, manifest) = self.choose_manifest(&session, &top, &what)?;
+        let (manifest_bytes, manifest) = self.choose_manifest(&session, &top, &what, platform)?;
         let id = manifest.config.digest;
         let manifest_digest = digest_of(&manifest_bytes);
         let before = self.lock().find(&reference.canonical()).ok();
@@ -140,6 +148,10 @@ impl Inner {
             Err(_not_here) => session.document(&manifest.config)?,
         };
         let configuration = check_configuration(&config_bytes, &manifest, &what)?;
+        if manifest_digest == top.digest {
+            // No index has said what it is for.
+            fits(platform, &configuration.platform, reference)?;
+        }
         pins.add(configuration.diff_ids.iter().copied());
         self.fetch_layers(&session, &manifest, &configuration, progress)?;
 
@@ -164,11 +176,12 @@ impl Inner {
         session: &Session<'_>,
         top: &Fetched,
         what: &str,
+        platform: Option<&Platform>,
     ) -> Result<(Vec<u8>, Manifest)> {
         match manifest::read_document(&top.bytes, what, self.limits())? {
             Document::Image(manifest) => Ok((top.bytes.clone(), manifest)),
             Document::Index(index) => {
-                let chosen = manifest::choose(&index, &self.platform)?;
+                let chosen = manifest::choose(&index, platform.unwrap_or(&self.platform))?;
                 let bytes = session.child_manifest(chosen)?;
                 match manifest::read_document(&bytes, what, self.limits())? {
                     Document::Image(manifest) => Ok((bytes, manifest)),
@@ -301,107 +314,15 @@ impl Pull<'_> {
         Ok(())
     }
 
-    /// Makes the blob be here, going on where a broken connection stopped. One that comes slowly
-    /// gives its slot up.
-    fn download(&self, blob: &Descriptor, slot: &mut Option<FetchSlot<'_>>) -> Result<()> {
-        let inner = self.inner;
-        if inner.has_blob(&blob.digest) {
-            return Ok(());
-        }
-        let mut writer = BlobWriter::new(inner)?;
-        let mut progress = Progress::new(&blob.digest.short(), "Downloading", blob.size);
-        let (mut without_progress, mut attempts) = (0, 0);
-        while let Err(error) = self.download_part(blob, &mut writer, &mut progress, slot) {
-            let is_passing = matches!(
-                error,
-                Part::Broken(ImageError::Download { .. } | ImageError::Transport { .. })
-            );
-            let (Part::Broken(e) | Part::Refused(e)) = error else { continue };
-            attempts += 1;
-            let brought = writer.bytes() >= progress.mark + PROGRESS_BYTES;
-            without_progress = if brought { 0 } else { without_progress + 1 };
-            progress.mark = writer.bytes();
-            let is_last = without_progress >= inner.registry.attempts_max;
-            if !is_passing || is_last || attempts >= BLOB_ATTEMPTS_MAX || self.has_failed() {
-                return Err(e);
-            }
-            debug!("download of {} stopped at {}: {e}", blob.digest, writer.bytes());
-            self.session.pause(without_progress, None);
-        }
-        let id = Some(blob.digest.short());
-        self.tell(PullEvent::new(id, "Verifying Checksum"));
-        let what = format!("layer {}", blob.digest);
-        writer.commit(inner, &what, Some((blob.digest, blob.size))).map(drop)
-    }
-
-    fn download_part(
-        &self,
-        blob: &Descriptor,
-        writer: &mut BlobWriter,
-        progress: &mut Progress,
-        slot: &mut Option<FetchSlot<'_>>,
-    ) -> std::result::Result<(), Part> {
-        let start = writer.bytes();
-        if start == blob.size {
-            return Ok(());
-        }
-        let response = match self.session.blob(&blob.digest, start) {
-            Err(ImageError::Status { status: 416, .. }) if start > 0 => {
-                writer.restart().map_err(Part::Refused)?;
-                return Err(Part::Restart);
-            }
-            result => result.map_err(Part::Refused)?,
-        };
-        if start > 0 && !continues_at(&response, start) {
-            writer.restart().map_err(Part::Refused)?;
-            if response.status() == StatusCode::PARTIAL_CONTENT {
-                return Err(Part::Restart);
-            }
-        }
-        let mut body = response.into_body().into_reader();
-        let mut buffer = vec![0; COPY_BYTES];
-        let stopped = |why: String| {
-            Part::Broken(ImageError::Download { what: blob.digest, why })
-        };
-        let limits = &self.inner.registry.pace;
-        let mut pace = Pace::new(Instant::now(), writer.bytes());
-        while writer.bytes() < blob.size {
-            let count = match body.read(&mut buffer) {
-                Ok(0) => return Err(stopped("the connection was closed too early".to_owned())),
-                Ok(count) => count,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(stopped(e.to_string())),
-            };
-            if writer.bytes() + count as u64 > blob.size {
-                return Err(Part::Refused(ImageError::SizeMismatch {
-                    what: format!("layer {}", blob.digest),
-                    want: blob.size,
-                    got: writer.bytes() + count as u64,
-                }));
-            }
-            writer.write(&buffer[..count]).map_err(Part::Refused)?;
-            match pace.look(limits, Instant::now(), writer.bytes()) {
-                Seen::Fine => {}
-                Seen::Slow => *slot = None,
-                Seen::Stopped(came) => return Err(stopped(self.session.too_slow(came))),
-            }
-            progress.tell(self, writer.bytes());
-            if self.has_failed() {
-                return Err(Part::Refused(self.given_up(blob)));
-            }
-        }
-        Ok(())
-    }
-
-    fn given_up(&self, blob: &Descriptor) -> ImageError {
+    pub(super) fn given_up(&self, blob: &Descriptor) -> ImageError {
         ImageError::Download { what: blob.digest, why: "another layer failed".to_owned() }
     }
 
-    fn has_failed(&self) -> bool {
+    pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
     }
 
-    fn tell(&self, event: PullEvent) {
+    pub(super) fn tell(&self, event: PullEvent) {
         // The receiver lives until every thread is done.
         if self.events.send(event).is_err() {
             debug!("nobody listens to this pull any more");
@@ -409,38 +330,22 @@ impl Pull<'_> {
     }
 }
 
-/// How one try of a download ended.
-enum Part {
-    /// May go on from where it stopped.
-    Broken(ImageError),
-    /// No use in trying again.
-    Refused(ImageError),
-    /// The registry does not continue: from the start again.
-    Restart,
-}
-
-fn continues_at(response: &Response<Body>, start: u64) -> bool {
-    let range = response.headers().get("content-range").and_then(|v| v.to_str().ok());
-    response.status() == StatusCode::PARTIAL_CONTENT
-        && range.is_some_and(|range| range.starts_with(&format!("bytes {start}-")))
-}
-
 /// Tells how far something is, not too often.
-struct Progress {
+pub(super) struct Progress {
     id: String,
     status: &'static str,
     total: u64,
     last: Option<Instant>,
     /// Bytes at the last try.
-    mark: u64,
+    pub(super) mark: u64,
 }
 
 impl Progress {
-    fn new(id: &str, status: &'static str, total: u64) -> Self {
+    pub(super) fn new(id: &str, status: &'static str, total: u64) -> Self {
         Self { id: id.to_owned(), status, total, last: None, mark: 0 }
     }
 
-    fn tell(&mut self, pull: &Pull<'_>, done: u64) {
+    pub(super) fn tell(&mut self, pull: &Pull<'_>, done: u64) {
         if self.last.is_some_and(|last| last.elapsed() < PROGRESS_EVERY) && done < self.total {
             return;
         }
@@ -465,6 +370,18 @@ impl Read for Watched<'_> {
         self.done += count as u64;
         self.progress.tell(self.pull, self.done);
         Ok(count)
+    }
+}
+
+/// Refuses an image that is not for the platform that was asked for.
+fn fits(asked: Option<&Platform>, is: &Platform, reference: &Reference) -> Result<()> {
+    match asked {
+        Some(asked) if asked.rank(is).is_none() => Err(ImageError::OtherPlatform {
+            name: reference.to_string(),
+            asked: asked.to_string(),
+            is: is.to_string(),
+        }),
+        _ => Ok(()),
     }
 }
 

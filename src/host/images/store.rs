@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use log::warn;
 
+use super::auth::Kept;
 use super::error::{ImageError, Result};
 use super::hello::Hello;
 use super::limits::Limits;
@@ -39,6 +40,7 @@ pub(super) struct Inner {
     pub(super) platform: Platform,
     pub(super) registry: RegistryConfig,
     pub(super) hello: Mutex<Option<Hello>>,
+    pub(super) credentials: Mutex<Kept>,
     state: Mutex<State>,
     changed: Condvar,
     temp_counter: AtomicU64,
@@ -96,6 +98,7 @@ impl ImageStore {
             platform: platform.in_oci_words(),
             registry,
             hello: Mutex::new(None),
+            credentials: Mutex::default(),
             state: Mutex::new(State::default()),
             changed: Condvar::new(),
             temp_counter: AtomicU64::new(0),

@@ -182,25 +182,9 @@ impl Net {
         self.config.exec_root.join("netns").join(task.to_string())
     }
 
-    /// Gives a task its network; what is there already stays. On failure, what this call has made
-    /// is taken away.
-    ///
-    /// # Errors
-    /// What failed, and for which task.
-    pub fn ensure_task(&self, task: &TaskNet) -> Result<TaskEndpoint> {
-        let fresh = !self.netns_path(task.task).exists();
-        let done = self.ensure_until(task, Step::Ruled);
-        if done.is_err()
-            && fresh
-            && let Err(undo) = self.remove_task(task.task)
-        {
-            log::warn!("network of task {}: the undo failed too: {undo}", task.task);
-        }
-        done
-    }
-
-    /// [`Net::ensure_task`] but for the packet rules and the undo: the container can be made, and must
-    /// not be started before [`Net::open_task`].
+    /// Gives a task its network but for the packet rules; what is there already stays. The container
+    /// can be made, and must not be started before [`Net::open_task`]. What a failure leaves,
+    /// [`Net::remove_task`] takes away.
     ///
     /// # Errors
     /// What failed, and for which task.
@@ -218,8 +202,7 @@ impl Net {
         Ok(())
     }
 
-    /// The steps of [`Net::ensure_task`] up to and with `last`, without the undo: what a crash
-    /// behind that step leaves.
+    /// The steps up to and with `last`: what a crash behind that step leaves.
     ///
     /// # Errors
     /// What failed, and for which task.

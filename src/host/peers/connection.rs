@@ -14,6 +14,7 @@ use smol::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 use super::{SILENCE_MAX, within};
 use crate::base::id::NodeId;
+use crate::base::time::Wall;
 use crate::host::pki::Trust;
 use crate::model::peer::{Call, End, Message, Refusal, limit};
 use crate::model::wire::{self, HEADER_BYTES, Kind, WireError};
@@ -73,8 +74,30 @@ pub struct Receiver {
     buffer: Vec<u8>,
     filled: usize,
     expects: Expects,
-    watch: Option<(Trust, NodeId)>,
+    watch: Option<Watch>,
     resumed: bool,
+}
+
+/// Whose words are heard: they are, as long as the node may make the call.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) trust: Trust,
+    pub(super) node: NodeId,
+    /// The first moment of its certificate.
+    pub(super) issued: Wall,
+}
+
+impl Watch {
+    /// Why nothing more is heard from it in this call.
+    fn refuse(&self, expects: Expects) -> Option<Refusal> {
+        if self.trust.is_removed(self.node) {
+            return Some(Refusal::Removed);
+        }
+        let managers_only =
+            matches!(expects, Expects::Call(Call::Raft | Call::Forward, End::Caller));
+        let demoted = managers_only && self.trust.is_demoted(self.node, self.issued);
+        demoted.then_some(Refusal::ManagerNeeded)
+    }
 }
 
 /// What may come.
@@ -104,15 +127,16 @@ impl Expects {
     const fn is_brief(self) -> bool {
         match self {
             Self::Greeting(_) | Self::Call(Call::Join | Call::Renew, _) => true,
-            Self::Call(Call::Raft | Call::Session | Call::Forward, _) => false,
+            Self::Call(Call::Raft | Call::Session | Call::Forward | Call::Logs, _) => false,
         }
     }
 }
 
 impl Connection {
     /// Over TLS that is up; `other` is who is at the other end of it. `watch` names the node, if
-    /// that is known: once it is removed, nothing more is heard from it.
-    pub(super) fn new(stream: Stream, other: End, watch: Option<(Trust, NodeId)>) -> Self {
+    /// that is known: once it is removed, nothing more is heard from it, and once it is no manager,
+    /// nothing of what only managers say.
+    pub(super) fn new(stream: Stream, other: End, watch: Option<Watch>) -> Self {
         let resumed = match stream.get_ref().1.handshake_kind() {
             Some(HandshakeKind::Resumed) => true,
             Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => false,
@@ -285,8 +309,8 @@ impl Receiver {
             self.buffer.clear();
             self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         }
-        if self.watch.as_ref().is_some_and(|(trust, node)| trust.is_removed(*node)) {
-            return Err(ConnectionError::Refused(Refusal::Removed));
+        if let Some(refusal) = self.watch.as_ref().and_then(|it| it.refuse(self.expects)) {
+            return Err(ConnectionError::Refused(refusal));
         }
         match message {
             Message::Refused(refusal) => Err(ConnectionError::Refused(refusal)),

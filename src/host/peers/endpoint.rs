@@ -11,7 +11,7 @@ use crate::base::id::NodeId;
 use crate::base::time::Wall;
 use crate::host::clock;
 use crate::host::pki::{Credentials, PkiError, Trust};
-use crate::model::peer::Caller;
+use crate::model::peer::{Caller, Certified};
 use crate::model::validity::{Times, standing};
 
 /// Where an endpoint gets its times from.
@@ -106,10 +106,13 @@ impl Endpoint {
         let clocks = &self.shared.clocks;
         let times =
             Times { system: (clocks.system)(), build: clocks.build, ..Times::default() };
+        let (node, issued) = (verified.identity.node, verified.validity.not_before);
         Ok(Some(Caller {
             identity: verified.identity,
             standing: standing(verified.validity.not_after, &times),
-            removed: trust.is_removed(verified.identity.node),
+            removed: trust.is_removed(node),
+            demoted: trust.is_demoted(node, issued),
+            certified: Certified { root: verified.root, issued },
         }))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_io::{Async, Timer};
 use futures_rustls::{TlsAcceptor, TlsStream};
 
-use super::connection::{Connection, ConnectionError};
+use super::connection::{Connection, ConnectionError, Watch};
 use super::endpoint::Endpoint;
 use super::seats::{Seat, Seats};
 use super::{HANDSHAKE_MAX, within};
@@ -143,9 +143,12 @@ impl Incoming {
         let stream = stream.ok_or(GreetError::Slow)?.map_err(GreetError::Tls)?;
         let shown = stream.get_ref().1.peer_certificates();
         let caller = endpoint.caller(shown).map_err(GreetError::Pki)?;
-        let watch = caller.map(|it| (endpoint.trust().clone(), it.identity.node));
         // Who was removed is told so before anything else is heard from it.
-        let watch = watch.filter(|_| caller.is_some_and(|it| !it.removed));
+        let watch = caller.filter(|it| !it.removed).map(|it| Watch {
+            trust: endpoint.trust().clone(),
+            node: it.identity.node,
+            issued: it.certified.issued,
+        });
         let mut connection = Connection::new(TlsStream::Server(stream), End::Caller, watch);
         let hello = match connection.receiver.receive_within(HANDSHAKE_MAX).await? {
             Message::Hello(hello) => hello,

@@ -101,7 +101,13 @@ impl Verifier {
     fn verify(&self, leaf: &CertificateDer<'_>, shown: &[CertificateDer<'_>]) -> Result<(), Error> {
         let verified = match &self.accept {
             Accept::Trusted(trust) => trust.verify(leaf),
-            Accept::Pinned(digest) => pinned(*digest, shown).and_then(|root| root.verify(leaf)),
+            Accept::Pinned(digest) => {
+                pinned(*digest, shown).and_then(|root| root.verify(leaf)).map_err(|err| match err {
+                    // It shows the root, perhaps one that was replaced, and does not hang on it.
+                    PkiError::Untrusted => PkiError::OtherRoot,
+                    other => other,
+                })
+            }
         };
         verified.map(|_verified| ()).map_err(|err| match err {
             // Its alert says so to the other side, too.

@@ -99,6 +99,14 @@ impl Credentials {
         Ok(Self { key, certificate, roots, received, verified })
     }
 
+    /// The same with other roots.
+    ///
+    /// # Errors
+    /// When none of them has issued the certificate.
+    pub fn trusting(&self, roots: Vec<Root>) -> Result<Self, PkiError> {
+        Self::new(self.key.clone(), self.certificate.clone(), roots, self.received)
+    }
+
     /// The same, showing other roots.
     #[cfg(test)]
     pub(crate) fn with_roots(&self, roots: Vec<Root>) -> Self {

@@ -1,6 +1,6 @@
-//! Whom this node trusts: the roots, and who was removed. Shared by all its connections.
+//! Whom this node trusts: the roots, who was removed, and who is no manager any more. Shared by all its connections.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use super::authority::unit;
 use super::{PkiError, der};
 use crate::base::id::{ClusterId, NodeId};
+use crate::base::time::Wall;
 use crate::model::join_token::RootDigest;
 use crate::model::node::Role;
 use crate::model::peer::PeerIdentity;
@@ -38,6 +39,8 @@ pub struct Verified {
     pub identity: PeerIdentity,
     /// Its life, which nobody has judged yet.
     pub validity: Validity,
+    /// The root that has issued it.
+    pub root: RootDigest,
 }
 
 impl Root {
@@ -120,7 +123,7 @@ impl Root {
             cluster,
             expires: told.validity.not_after,
         };
-        Ok(Verified { identity, validity: told.validity })
+        Ok(Verified { identity, validity: told.validity, root: self.digest() })
     }
 }
 
@@ -142,6 +145,7 @@ pub struct Trust {
 struct State {
     roots: Vec<Root>,
     removed: BTreeSet<NodeId>,
+    workers: BTreeMap<NodeId, Wall>,
 }
 
 impl Trust {
@@ -151,7 +155,7 @@ impl Trust {
     /// As [`Self::set_roots`].
     pub fn new(roots: Vec<Root>) -> Result<Self, PkiError> {
         check(&roots, None)?;
-        let state = State { roots, removed: BTreeSet::new() };
+        let state = State { roots, removed: BTreeSet::new(), workers: BTreeMap::new() };
         Ok(Self { state: Arc::new(RwLock::new(state)) })
     }
 
@@ -173,13 +177,31 @@ impl Trust {
 
     /// The nodes that were removed, from now on: whatever their certificates say.
     pub fn set_removed(&self, removed: BTreeSet<NodeId>) {
-        self.write(|state| state.removed = removed);
+        if self.read(|state| state.removed != removed) {
+            self.write(|state| state.removed = removed);
+        }
     }
 
     /// Whether a node was removed.
     #[must_use]
     pub fn is_removed(&self, node: NodeId) -> bool {
         self.read(|state| state.removed.contains(&node))
+    }
+
+    /// The nodes that are no managers, by a store that was that far then. From now on they make no
+    /// manager's call with a certificate that is older than that.
+    ///
+    /// One that is younger counts: this store may be behind, and that node lead by now.
+    pub fn set_workers(&self, workers: BTreeMap<NodeId, Wall>) {
+        if self.read(|state| state.workers != workers) {
+            self.write(|state| state.workers = workers);
+        }
+    }
+
+    /// Whether a node was a manager when its certificate was issued, and is none any more.
+    #[must_use]
+    pub fn is_demoted(&self, node: NodeId, issued: Wall) -> bool {
+        self.read(|state| state.workers.get(&node).is_some_and(|since| issued <= *since))
     }
 
     /// Verifies that a root that is trusted has issued a certificate. Neither its dates nor the

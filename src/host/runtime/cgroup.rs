@@ -22,6 +22,10 @@ const KILL_ROUNDS_MAX: usize = 50;
 /// Levels of folders below a container's cgroup that are cleaned.
 const DEPTH_MAX: usize = 32;
 
+/// Files that freeze a cgroup, in version 1 and 2: what they hold while it runs, and what makes it.
+const FREEZERS: [(&str, &str, &str); 2] =
+    [("freezer.state", "THAWED", "THAWED"), ("cgroup.freeze", "0", "0")];
+
 /// Which cgroups the machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CgroupVersion {
@@ -110,11 +114,31 @@ impl Cgroups {
         self.of("memory").map(|root| self.folder(root, id).join(name))
     }
 
+    /// Lets a container go on that somebody has frozen (`runc pause`, or by hand): a frozen process
+    /// acts on no signal, and with cgroup version 1 not even on SIGKILL. What is not frozen is not
+    /// touched.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn thaw(&self, id: &str) -> Result<(), RuntimeError> {
+        for (root, _) in &self.hierarchies {
+            for (name, running, go_on) in FREEZERS {
+                let path = self.folder(root, id).join(name);
+                let state = unless_absent(fs::read_to_string(&path)).doing("read", &path)?;
+                if !state.is_empty() && state.trim() != running {
+                    fs::write(&path, go_on).doing("write", &path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Kills what is in a container's cgroup.
     ///
     /// # Errors
     /// When something in it cannot be killed.
     pub fn kill(&self, id: &str) -> Result<(), RuntimeError> {
+        self.thaw(id)?;
         self.hierarchies.iter().try_for_each(|(root, _)| kill_all(&self.folder(root, id)))
     }
 
@@ -150,6 +174,7 @@ impl Cgroups {
     /// # Errors
     /// When something in it cannot be killed or a folder cannot be removed.
     pub fn remove(&self, id: &str) -> Result<(), RuntimeError> {
+        self.thaw(id)?;
         for (root, _) in &self.hierarchies {
             let folder = self.folder(root, id);
             if folder.exists() {

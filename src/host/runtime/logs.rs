@@ -17,6 +17,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde::Deserialize;
 
 use super::error::{Doing, RuntimeError};
+use super::started::log_counts;
 use super::log_files::{Which, listed, open_one, open_tail};
 use super::{Places, Runtime};
 use crate::base::id::TaskId;
@@ -83,6 +84,10 @@ pub struct LogReader {
     part: Vec<u8>,
     /// The rest of an entry that is too long is skipped.
     skip: bool,
+    /// Time of the last entry that was given.
+    time_ns: i128,
+    /// What is lost has been told, or nothing is.
+    told: bool,
     notify: Option<Inotify>,
 }
 
@@ -109,7 +114,8 @@ impl LogReader {
         let current = first.map(BufReader::new);
         let (part, skip) = (Vec::new(), false);
         let last = last.filter(|_| !query.follow);
-        Ok(Self { places, query, current, last, part, skip, notify })
+        let (time_ns, told) = (0, false);
+        Ok(Self { places, query, current, last, part, skip, time_ns, told, notify })
     }
 
     /// The next entry. With `follow`, waits up to `wait` for one.
@@ -125,12 +131,16 @@ impl LogReader {
                     return Ok(LogNext::End);
                 }
                 if self.query.since_ns.is_none_or(|since| line.time_ns >= since) {
+                    self.time_ns = line.time_ns;
                     return Ok(LogNext::Line(line));
                 }
                 continue;
             }
             if self.advance()? {
                 continue;
+            }
+            if let Some(line) = self.lost() {
+                return Ok(LogNext::Line(line));
             }
             if !self.query.follow || ended {
                 return Ok(LogNext::End);
@@ -145,6 +155,19 @@ impl LogReader {
                 self.wait(left)?;
             }
         }
+    }
+
+    /// Once, at the end of what is there: how many entries its shim could not write. Known while that
+    /// runs; a container whose disk was full must not wait for its log, and its reader shall know.
+    fn lost(&mut self) -> Option<LogLine> {
+        if std::mem::replace(&mut self.told, true) {
+            return None;
+        }
+        let (_, dropped) = log_counts(&self.places).filter(|(_, dropped)| *dropped > 0)?;
+        let text = format!(
+            "skep: {dropped} lines of this log are lost: they could not be written, as on a full disk\n"
+        );
+        Some(LogLine { is_stderr: true, time_ns: self.time_ns, text })
     }
 
     /// The container ended or is gone altogether.

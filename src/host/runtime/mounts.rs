@@ -122,7 +122,7 @@ pub(super) fn user_mounts(
 
 const fn kind_name(kind: &MountKind) -> &'static str {
     match kind {
-        MountKind::Bind { .. } => "bind",
+        MountKind::Bind { .. } | MountKind::BindReadOnly { .. } => "bind",
         MountKind::Volume { .. } => "volume",
         MountKind::Tmpfs { .. } => "tmpfs",
     }
@@ -140,6 +140,10 @@ fn user_mount(
         MountKind::Bind { source, propagation, non_recursive } => {
             let access = access(mount.read_only, *non_recursive, can_rro);
             bind_mount(source, target, access, *propagation, *non_recursive)
+        }
+        MountKind::BindReadOnly { source, propagation, recursive } => {
+            let access = access_below(*recursive, can_rro)?;
+            bind_mount(source, target, access, *propagation, false)
         }
         MountKind::Volume { name, labels, no_copy, subpath } => {
             let anonymous = name.is_empty();
@@ -184,6 +188,19 @@ const fn access(read_only: bool, non_recursive: bool, can_rro: bool) -> &'static
         (false, _) => "rw",
         (true, false) if can_rro => "rro",
         (true, _) => "ro",
+    }
+}
+
+/// The same for `bind-recursive=readonly` and `bind-recursive=writable`.
+fn access_below(recursive: bool, can_rro: bool) -> Result<&'static str, RuntimeError> {
+    match (recursive, can_rro) {
+        (true, true) => Ok("rro"),
+        (true, false) => Err(invalid(
+            "bind",
+            "bind-recursive=readonly needs Linux 5.12 on this node: use bind-recursive=writable or \
+             bind-recursive=disabled, or a newer kernel",
+        )),
+        (false, _) => Ok("ro"),
     }
 }
 
@@ -311,6 +328,15 @@ mod tests {
         assert_eq!(access(true, false, false), "ro");
         assert_eq!(access(true, true, true), "ro");
         assert_eq!(access(false, false, true), "rw");
+    }
+
+    #[test]
+    fn what_is_below_is_read_only_or_the_task_is_refused() {
+        assert_eq!(access_below(true, true).unwrap(), "rro");
+        assert_eq!(access_below(false, true).unwrap(), "ro");
+        assert_eq!(access_below(false, false).unwrap(), "ro");
+        let refused = access_below(true, false).unwrap_err().to_string();
+        assert!(refused.contains("needs Linux 5.12"), "{refused}");
     }
 
     #[test]

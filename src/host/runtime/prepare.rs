@@ -103,6 +103,7 @@ impl Runtime {
             can_limit_swap: self.cgroups.has_swap(),
             arch: std::env::consts::ARCH,
             masked: &self.masked,
+            files_hard: self.files_hard,
         };
         if inputs.resources.limit_memory_bytes > 0 && !machine.can_limit_memory {
             log::warn!(
@@ -256,7 +257,7 @@ fn volume_names(inputs: &ContainerInputs, task: TaskId) -> Vec<String> {
     let named = inputs.container.mounts.iter().filter_map(|mount| match &mount.kind {
         MountKind::Volume { name, .. } if !name.is_empty() => Some(name.clone()),
         MountKind::Volume { .. } => Some(Volumes::anonymous_name(task, &mount.target)),
-        MountKind::Bind { .. } | MountKind::Tmpfs { .. } => None,
+        MountKind::Bind { .. } | MountKind::BindReadOnly { .. } | MountKind::Tmpfs { .. } => None,
     });
     let of_image = inputs.image.volumes.iter();
     named.chain(of_image.map(|target| Volumes::anonymous_name(task, target))).collect()

@@ -1,5 +1,6 @@
 //! Taking a container away, in the reverse order of its making. Tolerates anything half-made.
 
+use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
 
@@ -8,6 +9,7 @@ use nix::unistd::Pid;
 use super::error::{Doing, RuntimeError, unless_absent};
 use super::overlay::{is_mounted, unmount};
 use super::shim_client::{ShimClient, is_final};
+use super::volume::{VolumeUser, is_user};
 use super::{Places, Runtime, SHIM_LIMIT, has_shim};
 use crate::host::failpoint::{Point, hit};
 use crate::host::tree::remove_tree;
@@ -57,15 +59,30 @@ impl Runtime {
     /// # Errors
     /// When there is none of that name, it is in use, or the disk does not let go of it.
     pub fn remove_volume(&self, name: &str) -> Result<(), RuntimeError> {
-        self.volumes.remove(name, || {
-            let mut users = Vec::new();
-            for task in self.tasks()? {
-                let path = self.places(task).volumes();
-                let text = unless_absent(std::fs::read_to_string(&path)).doing("read", &path)?;
-                users.push((task, text.lines().map(str::to_owned).collect()));
-            }
-            Ok(users)
-        })
+        self.volumes.remove(name, || self.volume_users())
+    }
+
+    /// The names of the volumes that no task uses.
+    ///
+    /// # Errors
+    /// When volumes or tasks cannot be listed.
+    pub fn unused_volumes(&self) -> Result<BTreeSet<String>, RuntimeError> {
+        let users = self.volume_users()?;
+        let mut names: BTreeSet<_> =
+            self.volumes.list()?.into_iter().map(|volume| volume.name).collect();
+        names.retain(|name| !users.iter().any(|user| is_user(user, name)));
+        Ok(names)
+    }
+
+    /// The tasks of this node and the volumes that each has mounted.
+    fn volume_users(&self) -> Result<Vec<VolumeUser>, RuntimeError> {
+        let mut users = Vec::new();
+        for task in self.tasks()? {
+            let path = self.places(task).volumes();
+            let text = unless_absent(std::fs::read_to_string(&path)).doing("read", &path)?;
+            users.push((task, text.lines().map(str::to_owned).collect()));
+        }
+        Ok(users)
     }
 
     /// Takes away the empty folders and cgroups of the runtime itself, after the last task.

@@ -1,13 +1,16 @@
 //! What is asked of the shim of a container that is made: its start, signals, its end.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::error::{Doing, RuntimeError};
-use super::shim_client::{Answer, is_final};
+use super::shim_client::{Answer, ShimClient, is_final};
 use super::{Places, Runtime, SHIM_LIMIT, START_LIMIT, signals};
 use crate::base::id::TaskId;
 use crate::base::shim_wire::Request;
 use crate::host::failpoint::{Point, hit};
+
+/// How long a shim may take to say how much of its log is lost.
+const COUNTS_LIMIT: Duration = Duration::from_millis(200);
 
 impl Runtime {
     /// Starts the container. Returns the host's number of its first process, 0 when that has
@@ -113,7 +116,9 @@ impl Runtime {
     pub fn stop(&self, task: TaskId) -> Result<bool, RuntimeError> {
         let name = std::fs::read_to_string(self.places(task).stop_signal()).unwrap_or_default();
         let number = signals::number(&name).unwrap_or(nix::libc::SIGTERM);
-        self.signal(task, number)
+        let sent = self.signal(task, number)?;
+        self.thaw(task);
+        Ok(sent)
     }
 
     /// Ends the container: its first process and with it all others. Where its shim does not do
@@ -122,21 +127,34 @@ impl Runtime {
     /// # Errors
     /// When something cannot be killed.
     pub fn kill(&self, task: TaskId) -> Result<bool, RuntimeError> {
-        self.signal(task, nix::libc::SIGKILL).or_else(|err| {
+        let sent = self.signal(task, nix::libc::SIGKILL).or_else(|err| {
             log::warn!("task {task}: {}; killing it", err.full_text());
             self.end_by_force(task, &self.places(task))?;
             Ok(true)
-        })
+        })?;
+        self.thaw(task);
+        Ok(sent)
     }
 
-    /// Log entries that a running container's shim wrote and dropped.
-    ///
-    /// # Errors
-    /// When the shim does not answer.
-    pub fn log_counts(&self, task: TaskId) -> Result<Option<(u64, u64)>, RuntimeError> {
-        let Some(client) = self.connect(&self.places(task))? else { return Ok(None) };
-        client.hello()?;
-        let state = client.wait_state(SHIM_LIMIT, |_| true)?;
-        Ok(state.map(|state| (state.log_written, state.log_dropped)))
+    /// Lets a container that is paused act on its signal, as `runc kill` does.
+    fn thaw(&self, task: TaskId) {
+        if let Err(err) = self.cgroups.thaw(&task.to_string()) {
+            log::warn!("task {task}: cannot let it go on: {}", err.full_text());
+        }
     }
+
+    /// Log entries that a running container's shim wrote and dropped. None when it does not say so at
+    /// once: nobody waits for that.
+    #[must_use]
+    pub fn log_counts(&self, task: TaskId) -> Option<(u64, u64)> {
+        log_counts(&self.places(task))
+    }
+}
+
+/// As [`Runtime::log_counts`].
+pub(super) fn log_counts(places: &Places) -> Option<(u64, u64)> {
+    let client = ShimClient::connect(&places.exec).ok()??;
+    client.hello().ok()?;
+    let state = client.wait_state(COUNTS_LIMIT, |_| true).ok()??;
+    Some((state.log_written, state.log_dropped))
 }

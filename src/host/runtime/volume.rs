@@ -265,16 +265,14 @@ impl Volumes {
     pub(super) fn remove(
         &self,
         name: &str,
-        users: impl FnOnce() -> Result<Vec<(TaskId, Vec<String>)>, RuntimeError>,
+        users: impl FnOnce() -> Result<Vec<VolumeUser>, RuntimeError>,
     ) -> Result<(), RuntimeError> {
         check_name(name)?;
         let guard = self.guard();
         if self.get(name).is_none() {
             return Err(RuntimeError::Volume(format!("get {name}: no such volume")));
         }
-        let users = users()?.into_iter().filter(|(task, names)| {
-            is_anonymous_of(*task, name) || names.iter().any(|used| used == name)
-        });
+        let users = users()?.into_iter().filter(|user| is_user(user, name));
         let users: Vec<String> = users.map(|(task, _)| task.to_string()).collect();
         if !users.is_empty() {
             let text = format!("remove {name}: volume is in use - [{}]", users.join(", "));
@@ -307,6 +305,14 @@ impl Volumes {
     fn guard(&self) -> MutexGuard<'_, ()> {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A task and the volumes that it has mounted.
+pub(super) type VolumeUser = (TaskId, Vec<String>);
+
+/// Whether a task uses the volume of this name.
+pub(super) fn is_user((task, names): &VolumeUser, name: &str) -> bool {
+    is_anonymous_of(*task, name) || names.iter().any(|used| used == name)
 }
 
 /// Whether [`Volumes::anonymous_name`] gives this name to a volume of `task`.

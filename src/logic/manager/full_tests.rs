@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::write::STATE_BYTES_MAX;
 use super::{Manager, begin_tests};
 use crate::base::id::{NodeId, RequestId, TaskId};
 use crate::base::time::{Now, Span, Time, Wall};
@@ -171,4 +172,22 @@ fn what_a_full_disk_refuses_is_not_tried_again_with_each_word_of_a_worker() {
         lab.step(Input::Tick);
         assert_eq!([lab.wanted("web"), lab.wanted("db")], [1, 1], "all of it in the end");
     }
+}
+
+#[test]
+fn a_cluster_that_holds_as_much_as_a_snapshot_can_takes_only_removals() {
+    let mut lab = Lab::new();
+    lab.manager.state_bytes = STATE_BYTES_MAX - lab.manager.grown_bytes;
+    let create = |name| {
+        let spec = fixture::spec(name, "image", 1).validate().unwrap();
+        Command::CreateService { spec: Box::new(spec) }
+    };
+    lab.ask(10, create("more"));
+    let services = |lab: &Lab| lab.manager.store().services().count();
+    assert_eq!(services(&lab), 3, "just at the limit");
+    lab.ask(11, create("too-much"));
+    assert_eq!(services(&lab), 3);
+    let id = lab.newest("more").service;
+    lab.ask(12, Command::RemoveService { id });
+    assert_eq!(services(&lab), 2);
 }

@@ -159,7 +159,7 @@ impl Manager {
                 self.feed = Feed::new(&self.committed);
                 self.committed_term = snapshot.term;
                 self.members = snapshot.members.clone();
-                self.grown_bytes = 0;
+                (self.grown_bytes, self.state_bytes) = (0, snapshot.data.len() as u64);
                 self.set_epoch();
                 debug_assert_eq!(self.leads, Leads::No, "a leader takes no snapshot");
             }
@@ -257,6 +257,7 @@ impl Manager {
         }
         self.grown_bytes = 0;
         if let Some(snapshot) = self.snapshot() {
+            self.state_bytes = snapshot.data.len() as u64;
             out.push(Output::SaveSnapshot { snapshot });
         }
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use super::Manager;
 use crate::base::id::NodeId;
 use crate::base::time::{Now, Span};
-use crate::logic::raft::io::{MemberChange, ProposeError};
+use crate::logic::raft::io::{MEMBERS_MAX, MemberChange, ProposeError};
 use crate::model::node::Role;
 
 /// How long a change that is not possible now is left alone.
@@ -36,7 +36,8 @@ impl Manager {
         let all: BTreeSet<NodeId> = members.voters.union(&members.learners).copied().collect();
         let caught_up = &self.lead.caught_up;
         let promote = members.learners.intersection(&wanted).find(|id| caught_up.contains(id));
-        let add = wanted.difference(&all).next();
+        // Where all places are taken one has to be free first.
+        let add = wanted.difference(&all).next().filter(|_| all.len() < MEMBERS_MAX);
         // This manager itself goes last: the others are better off with a leader until then.
         let me = self.config.node;
         let gone = || all.difference(&wanted);
@@ -87,7 +88,7 @@ mod tests {
     use crate::base::time::{Span, Time, Wall};
     use crate::logic::manager::io::{Command, Config, Input, Output};
     use crate::logic::raft::io::{Body, Message, Recovered, Timing};
-    use crate::model::node::NodeDescription;
+    use crate::model::node::{NodeDescription, NodeSpec};
 
     const NOW: Now = Now { mono: Time(1), wall: Wall(1) };
 
@@ -129,8 +130,8 @@ mod tests {
         Input::Peer { from: NodeId::new(from), message }
     }
 
-    #[test]
-    fn who_catches_up_while_another_is_added_gets_its_vote() {
+    /// A cluster of one.
+    fn alone() -> Manager {
         let config = Config {
             node: NodeId::new(7),
             cluster: ClusterId::new(1),
@@ -144,6 +145,32 @@ mod tests {
         let mut out = Vec::new();
         manager.bootstrap(NOW, NodeDescription::default(), &mut out);
         settle(&mut manager, persisted(out));
+        manager
+    }
+
+    #[test]
+    fn with_all_places_taken_who_is_demoted_makes_room_for_who_waits() {
+        let mut manager = alone();
+        for id in 100..100 + MEMBERS_MAX as u128 {
+            let asked = add(&mut manager, id);
+            settle(&mut manager, asked);
+        }
+        let learner = |id: u128| NodeId::new(id);
+        let members = manager.raft.members();
+        assert_eq!(members.learners.len() + members.voters.len(), MEMBERS_MAX);
+        assert!(!members.contains(learner(114)), "it waits");
+        let node = manager.store().node(learner(100)).unwrap();
+        let (version, spec) = (node.meta.version, NodeSpec::default());
+        let command = Command::UpdateNode { id: learner(100), version, spec };
+        let asked = step(&mut manager, Input::Command { request: RequestId::new(1), command });
+        settle(&mut manager, asked);
+        let members = manager.raft.members();
+        assert!(!members.contains(learner(100)) && members.contains(learner(114)), "{members:?}");
+    }
+
+    #[test]
+    fn who_catches_up_while_another_is_added_gets_its_vote() {
+        let mut manager = alone();
         let asked = add(&mut manager, 8);
         settle(&mut manager, asked);
         let index = manager.raft.commit();

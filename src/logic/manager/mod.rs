@@ -93,6 +93,8 @@ pub struct Manager {
     committed_term: u64,
     /// Bytes committed since the last snapshot was asked for.
     grown_bytes: u64,
+    /// Bytes of the store in the last snapshot.
+    state_bytes: u64,
     /// Reads that may be answered once this index is applied.
     reads: Vec<(RequestId, u64)>,
     /// Who makes the cluster, once this manager leads.

@@ -50,6 +50,7 @@ impl Manager {
     ) -> Result<Self, RecoverError> {
         let (mut committed, mut term, mut members) = (Store::default(), 0, Members::default());
         adopt_single(&config, &mut recovered);
+        let state_bytes = recovered.snapshot.as_ref().map_or(0, |it| it.data.len() as u64);
         if let Some(snapshot) = recovered.snapshot.as_ref() {
             if snapshot.index > 0 {
                 committed = Store::restore(&snapshot.data)
@@ -76,6 +77,7 @@ impl Manager {
             committed,
             committed_term: term,
             grown_bytes: 0,
+            state_bytes,
             reads: Vec::new(),
             founder: None,
             founding: Founding::default(),

@@ -14,9 +14,17 @@ use crate::logic::raft::io::ProposeError;
 use crate::logic::store::{ApplyResult, Effect, OWN_REQUEST, Store};
 use crate::model::entry::{Change, ENTRY_CHANGES_MAX, Entry, Precondition};
 use crate::model::object::ObjectId;
+use crate::model::wire::SNAPSHOT_BYTES_MAX;
 
 /// Bytes of changes that one entry of the manager's own work holds, if it holds more than one.
 pub(super) const ENTRY_BYTES_MAX: usize = 512 << 10;
+
+/// Bytes of state above which users may only take away: half of what a snapshot can hold, so that
+/// the managers' own work always finds room.
+pub(super) const STATE_BYTES_MAX: u64 = SNAPSHOT_BYTES_MAX as u64 / 2;
+
+const TOO_MUCH: &str = "the cluster holds as much as its managers can keep; remove services, \
+    secrets or configs that are not needed any more";
 
 impl Manager {
     /// Proposes what somebody asked for; answered when it is committed.
@@ -31,6 +39,11 @@ impl Manager {
             return Err(busy());
         }
         let entry = Entry { request, time: now.wall, preconditions, changes };
+        if self.state_bytes.saturating_add(self.grown_bytes) > STATE_BYTES_MAX
+            && !entry.makes_room()
+        {
+            return Err(CommandError::Busy(TOO_MUCH.to_owned()));
+        }
         self.propose(now, entry, vec![request])
     }
 

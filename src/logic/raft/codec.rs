@@ -21,6 +21,11 @@ const MEMBERS_BYTES_MAX: usize = 4 << 10;
 /// Largest payload of a snapshot's frame.
 const SNAPSHOT_FRAME_BYTES_MAX: usize = STORE_SNAPSHOT_BYTES_MAX + MEMBERS_BYTES_MAX;
 
+const _: () = assert!(
+    SNAPSHOT_FRAME_BYTES_MAX + wire::HEADER_BYTES <= wire::SNAPSHOT_BYTES_MAX,
+    "what consensus takes fits on the disk"
+);
+
 /// The version that this release writes and reads, of every kind here.
 const VERSION: u16 = 1;
 

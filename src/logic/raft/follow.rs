@@ -26,6 +26,8 @@ pub(super) struct Follow {
     pub(super) ack_due: bool,
     /// No append came since the last heartbeat.
     is_idle: bool,
+    /// Term of the leader that measured what a cut may have lost.
+    measured: u64,
     /// The vote of this term is to be told once it is durable.
     pub(super) vote_due: bool,
     pub(super) reads: FollowerReads,
@@ -122,9 +124,7 @@ impl Raft {
         read: u64,
         out: &mut Vec<Output>,
     ) {
-        if self.doubt == Doubt::Unmeasured {
-            self.doubt = Doubt::Until(last);
-        }
+        self.measure(last);
         self.commit_told(commit);
         self.send(from, Body::HeartbeatReply { read }, out);
         // The leader may take what was cut for acknowledged, and would send nothing more.
@@ -134,6 +134,19 @@ impl Raft {
             let hint_term = self.log.last_term();
             self.send(from, Body::AppendRejected { rejected: last, hint_index, hint_term }, out);
         }
+    }
+
+    /// What this member may have acknowledged is at most what a leader's log holds. A leader that
+    /// does not know that it was deposed holds less: the next one measures again, as long as what
+    /// the first one named is not durable.
+    fn measure(&mut self, last: u64) {
+        let index = match self.doubt {
+            Doubt::None => return,
+            Doubt::Until(_) if self.follow.measured == self.term => return,
+            Doubt::Until(index) => index.max(last),
+            Doubt::Unmeasured => last,
+        };
+        (self.doubt, self.follow.measured) = (Doubt::Until(index), self.term);
     }
 
     /// What the cut may have lost is durable again, and that is not on its way to the disk.

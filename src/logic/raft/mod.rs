@@ -342,6 +342,7 @@ impl Raft {
         if self.commit <= self.delivered {
             return;
         }
+        self.follow.forget_restoring(self.commit);
         let entries = self.log.entries(self.delivered, self.commit);
         let was_member = self.log.members_at(self.delivered).contains(self.config.id);
         self.delivered = self.commit;

@@ -8,13 +8,13 @@ use super::progress::{Flow, Progress};
 use super::{INDEX_MAX, Raft, Role};
 use crate::base::id::NodeId;
 use crate::base::time::{Span, Time};
-use crate::model::wire::HardState;
+use crate::model::wire::{self, HardState};
 
 /// Largest piece.
 pub const PIECE_BYTES_MAX: usize = 256 << 10;
 
-/// Largest snapshot; what says that it is larger is not taken.
-pub const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
+/// Largest snapshot; what says that it is larger is not taken, since no disk would.
+pub const SNAPSHOT_BYTES_MAX: u64 = wire::SNAPSHOT_BYTES_MAX as u64;
 
 /// Bytes of entries that stay behind a snapshot, for followers that are a little behind.
 pub const TAIL_BYTES: u64 = 256 << 10;
@@ -57,6 +57,11 @@ impl Follow {
     /// A snapshot is on its way to the disk: until then nothing is appended and nobody campaigns.
     pub(super) fn is_restoring(&self) -> bool {
         self.restoring.as_ref().is_some_and(|it| it.ticket.is_some())
+    }
+
+    /// What came of a snapshot is not needed any more: the log got as far without it.
+    pub(super) fn forget_restoring(&mut self, commit: u64) {
+        self.restoring.take_if(|it| it.ticket.is_none() && it.head.index <= commit);
     }
 
     /// The disk refused; what came stays, and is written when the leader asks again.

@@ -121,7 +121,7 @@ pub(super) fn eligible(info: &NodeInfo, task: &TaskSpec) -> bool {
 pub fn stays_at_home(task: &TaskSpec) -> bool {
     task.container.mounts.iter().any(|mount| match &mount.kind {
         MountKind::Volume { name, .. } => !name.is_empty() && !mount.read_only,
-        MountKind::Bind { .. } | MountKind::Tmpfs { .. } => false,
+        MountKind::Bind { .. } | MountKind::BindReadOnly { .. } | MountKind::Tmpfs { .. } => false,
     })
 }
 

@@ -103,7 +103,7 @@ fn is_movable(service: &Service) -> bool {
 /// The tasks write to what stays on the node.
 fn leaves_behind(task: &TaskSpec) -> bool {
     task.container.mounts.iter().filter(|mount| !mount.read_only).any(|mount| match &mount.kind {
-        MountKind::Bind { .. } => true,
+        MountKind::Bind { .. } | MountKind::BindReadOnly { .. } => true,
         MountKind::Volume { name, .. } => !name.is_empty(),
         MountKind::Tmpfs { .. } => false,
     })

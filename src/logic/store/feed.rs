@@ -13,7 +13,8 @@ use super::{Applied, Effect, Store, Stored};
 /// Most events kept; the oldest make room. Each keeps an old object alive, about 2 KiB.
 pub const FEED_EVENTS_MAX: usize = 512;
 
-/// Most bytes of secrets, configs and resources that are kept for events; the oldest make room.
+/// Most bytes of services, tasks, secrets, configs and resources that are kept for events; the
+/// oldest make room.
 pub const FEED_PAYLOAD_BYTES_MAX: usize = 4 << 20;
 
 /// One write.
@@ -170,6 +171,22 @@ mod tests {
         let lab = Lab::new(fixture::store(vec![Object::Node(Box::new(fixture::node(1)))]));
         assert_eq!(lab.since(0), Err(Lagged { floor: 1 }));
         assert_eq!(lab.since(1), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn large_specs_are_not_held_for_long_either() {
+        let mut lab = Lab::new(Store::default());
+        for n in 0..6 {
+            let mut service = fixture::service(n, &format!("s{n}"));
+            service.spec.task.container.env = vec!["x".repeat(1 << 20)];
+            lab.write(vec![Change::Put(Object::Service(Box::new(service)))]);
+            let mut task = fixture::task(100 + n, n);
+            task.spec.container.env = vec!["x".repeat(1 << 20)];
+            lab.write(vec![Change::Put(Object::Task(Box::new(task)))]);
+        }
+        assert_eq!(lab.feed.events.len(), 3, "four of a MiB and a little are too many");
+        lab.write(vec![put_config(9, FEED_PAYLOAD_BYTES_MAX)]);
+        assert_eq!(lab.feed.payload_bytes, FEED_PAYLOAD_BYTES_MAX, "what goes is counted off");
     }
 
     #[test]

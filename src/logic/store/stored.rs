@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::{Effect, Store};
 use crate::model::cluster::Cluster;
 use crate::model::network::Network;
@@ -70,10 +72,17 @@ impl Stored {
             Self::Secret(secret) => secret.data.len(),
             Self::Config(config) => config.data.len(),
             Self::Resource(resource) => resource.payload.len(),
+            Self::Service(service) => size(service.as_ref()),
+            Self::Task(task) => size(task.as_ref()),
             Self::Cluster(_) | Self::Node(_) | Self::Network(_) => 0,
-            Self::Service(_) | Self::Task(_) => 0,
         }
     }
+}
+
+/// A spec may be as large as an entry, and each of its tasks holds one.
+fn size<T: Serialize>(object: &T) -> usize {
+    let size = postcard::ser_flavors::Size::default();
+    postcard::serialize_with_flavor(object, size).unwrap_or(0)
 }
 
 impl Effect {

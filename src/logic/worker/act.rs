@@ -127,9 +127,9 @@ fn kill(machine: &mut Machine, now: Now) -> Action {
     Action::Kill
 }
 
-/// The record that goes along with an action, where it says something new. A lease may run out at any
-/// time, and SIGKILL then cannot wait for a slow card: the record of a leased task is written when it
-/// has ended.
+/// The record that goes along with an action, where it says something new. No signal waits for a
+/// slow card: another may have the slot already, and a lease may run out at any time. What is stopped
+/// is recorded when it has ended, before its address is told to be free.
 fn record(
     machine: &mut Machine,
     doing: Doing,
@@ -139,9 +139,7 @@ fn record(
     let along = match doing {
         Doing::Clean | Doing::Remember => true,
         Doing::Start => !machine.is_leased(),
-        // What is stopped for being unhealthy is still wanted: its end is what there is to say.
-        Doing::Stop => !machine.is_leased() && !machine.is_unhealthy(),
-        Doing::Prepare | Doing::Kill | Doing::Remove => false,
+        Doing::Prepare | Doing::Stop | Doing::Kill | Doing::Remove => false,
     };
     let task = along.then(|| machine.record()).flatten()?;
     let networks = networks_of(&task, networks);

@@ -41,7 +41,7 @@ mod walk_host;
 #[cfg(test)]
 mod walk_tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::chain::Chain;
@@ -170,7 +170,12 @@ impl Worker {
             self.kept_fence = leader;
             out.push(Output::KeepFence { fence: self.fence });
         }
+        // All that there are; of those that went what a task here still holds stays known.
         let networks = assignments.networks.into_iter().map(|network| (network.id, network));
+        let tasks = self.tasks.values();
+        let held: BTreeSet<_> =
+            tasks.flat_map(|it| &it.task.addresses).map(|lease| lease.network).collect();
+        self.networks.retain(|id, _| held.contains(id));
         self.networks.extend(networks);
         if assignments.complete {
             self.session.begin();
@@ -345,5 +350,46 @@ impl Worker {
         if self.session.take_fresh() || self.report != Report::default() {
             out.push(Output::Report(std::mem::take(&mut self.report)));
         }
+    }
+}
+
+#[cfg(test)]
+mod network_tests {
+    use super::*;
+    use crate::base::id::NodeId;
+    use crate::base::time::Wall;
+    use crate::logic::fixture;
+    use crate::model::node::NodeDescription;
+    use crate::model::task::{Address, Task};
+
+    #[test]
+    fn a_network_that_is_no_more_is_known_while_a_task_here_is_on_it() {
+        let (node, description) = (NodeId::new(1), NodeDescription::default());
+        let (found, fence) = (Vec::new(), Fence::default());
+        let config = Config { node, description, seed: [0; 32], found, fence, alone: false };
+        let now = Now { mono: Time(1), wall: Wall(1) };
+        let mut worker = Worker::new(config, now);
+        let mut assign = |networks: &[u128], tasks: Vec<Task>| {
+            let networks = networks.iter().map(|id| fixture::network(*id, "net", 24));
+            worker.step(
+                now,
+                Input::Assignments(Assignments {
+                    fence,
+                    complete: true,
+                    tasks: tasks.into_iter().map(Arc::new).collect(),
+                    removed: Vec::new(),
+                    networks: networks.map(Arc::new).collect(),
+                }),
+                &mut Vec::new(),
+            );
+            worker.networks.keys().map(|id| id.0.0).collect::<Vec<_>>()
+        };
+        let mut task = fixture::task(1, 2);
+        let address = Address { network: NetworkId::new(3), address: [10, 0, 0, 3].into() };
+        // One that is not to run is made of nothing, and gone at once.
+        (task.desired, task.addresses) = (TaskState::Shutdown, vec![address]);
+        assert_eq!(assign(&[3, 4], vec![task]), [3, 4]);
+        assert_eq!(assign(&[5], Vec::new()), [3, 5], "the task is not gone yet");
+        assert_eq!(assign(&[5], Vec::new()), [5]);
     }
 }

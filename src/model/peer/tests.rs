@@ -1,13 +1,16 @@
 //! Who may make which call, and the frozen bytes of every frame.
 
 use super::*;
+use crate::base::id::TaskId;
 use crate::model::wire::{self, Frame, WireError};
 
 const NODE: NodeId = NodeId::new(7);
 
 fn caller(role: Role) -> Caller {
     let identity = PeerIdentity { node: NODE, role, cluster: ClusterId::new(1), expires: Wall(5) };
-    Caller { identity, standing: Standing::Current, removed: false }
+    let certified = Certified { root: RootDigest([0; 32]), issued: Wall(1) };
+    let (standing, removed, demoted) = (Standing::Current, false, false);
+    Caller { identity, standing, removed, demoted, certified }
 }
 
 /// One message of each kind, small.
@@ -58,6 +61,20 @@ fn messages() -> Vec<Message> {
         Message::Ending,
         Message::Told(Told::States(vec![(NODE, NodeState::Down)])),
         Message::GoingDown,
+        Message::AskLogs(AskedLogs {
+            tasks: vec![TaskId::new(7)],
+            follow: true,
+            tail: Some(300),
+            since_ns: Some(-1),
+            until_ns: None,
+        }),
+        Message::Logs(vec![TaskLine {
+            task: TaskId::new(7),
+            is_stderr: true,
+            time_ns: 300,
+            text: "a\n".into(),
+        }]),
+        Message::LogsOver,
     ]
 }
 
@@ -95,18 +112,31 @@ fn what_is_too_long_or_unknown_is_refused() {
 fn every_call_asks_for_its_proof() {
     use Refusal::{CertificateNeeded, Expired, ManagerNeeded, Removed};
     let (worker, manager) = (caller(Role::Worker), caller(Role::Manager));
-    let expired = Caller { standing: Standing::Expired, ..manager };
+    let expired = Caller { standing: Standing::Expired, ..worker };
+    let drawer = Caller { standing: Standing::Expired, ..manager };
+    let demoted = Caller { demoted: true, ..manager };
     let unjudged = Caller { standing: Standing::Unjudged, ..manager };
     let removed = Caller { removed: true, ..manager };
     let none = || Err(CertificateNeeded);
-    // Join, Renew, Raft, Session, Forward
+    // Join, Renew, Raft, Session, Forward, Logs
     let table = [
-        (None, [Ok(()), none(), none(), none(), none()]),
-        (Some(worker), [Ok(()), Ok(()), Err(ManagerNeeded), Ok(()), Err(ManagerNeeded)]),
-        (Some(manager), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
-        (Some(unjudged), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
-        (Some(expired), [Ok(()), Ok(()), Err(Expired), Err(Expired), Err(Expired)]),
-        (Some(removed), [Ok(()), Err(Removed), Err(Removed), Err(Removed), Err(Removed)]),
+        (None, [Ok(()), none(), none(), none(), none(), none()]),
+        (
+            Some(worker),
+            [Ok(()), Ok(()), Err(ManagerNeeded), Ok(()), Err(ManagerNeeded), Err(ManagerNeeded)],
+        ),
+        (Some(manager), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
+        (Some(unjudged), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
+        (Some(expired), [Ok(()), Ok(()), Err(Expired), Err(Expired), Err(Expired), Err(Expired)]),
+        (Some(drawer), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
+        (
+            Some(demoted),
+            [Ok(()), Ok(()), Err(ManagerNeeded), Ok(()), Err(ManagerNeeded), Err(ManagerNeeded)],
+        ),
+        (
+            Some(removed),
+            [Ok(()), Err(Removed), Err(Removed), Err(Removed), Err(Removed), Err(Removed)],
+        ),
     ];
     for (caller, results) in table {
         for (call, result) in Call::ALL.into_iter().zip(results) {

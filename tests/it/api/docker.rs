@@ -203,8 +203,8 @@ fn outside_a_swarm_docker_says_so() {
     for client in all() {
         let server = Server::with(Limits::default(), Twin::alone);
         let docker = docker(client, &server);
-        let wanted = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm \
-            join\" to connect this node to swarm and try again.";
+        let wanted = "This node is not a swarm manager. Use \"skep init\" or \"skep join\" \
+            to connect this node to swarm and try again.";
         assert!(docker.fails(&["service", "ls"]).contains(wanted));
         assert!(docker.fails(&["swarm", "leave"]).contains("This node is not part of a swarm"));
         assert!(docker.ok(&["info"]).contains("Swarm: inactive"));

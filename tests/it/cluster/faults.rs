@@ -413,3 +413,35 @@ fn a_storm_of_joins() {
         (now.collect::<BTreeSet<_>>() == ready).then_some(())
     });
 }
+
+#[test]
+fn a_daemon_that_stands_still_and_a_bad_link_move_no_task() {
+    let cluster = Cluster::swarm(&["worker", "worker"]);
+    let [first, second, _third] = &cluster.nodes[..] else { panic!("three nodes") };
+    first.ok(&["service", "create", "-d", "--name", "web", "--replicas", "6", "skep/hello"]);
+    let ids = |tasks: Vec<serde_json::Value>| {
+        tasks.iter().map(|task| task["ID"].to_string()).collect::<BTreeSet<_>>()
+    };
+    let before = ids(first.wait_running("web", 6));
+    let exec_roots: Vec<PathBuf> = cluster.nodes.iter().map(Node::exec_root).collect();
+    let containers = look(&exec_roots);
+    assert_eq!(containers.len(), 6);
+    let bridge = format!("--net=/run/netns/{}", cluster.bridge);
+    let nft = |rules: &str| must(Command::new("nsenter").args([&bridge, "--", "nft", rules]));
+    nft("table bridge lossy { chain c { type filter hook forward priority 0; \
+         iifname \"p2\" numgen random mod 100 < 10 drop; \
+         oifname \"p2\" numgen random mod 100 < 10 drop; }; }");
+    let pid = Pid::from_raw(second.daemon_pid());
+    kill(pid, Signal::SIGSTOP).expect("stop");
+    let noted = Instant::now();
+    cluster.wait_state(0, 1, "unknown");
+    // What is measured is that nothing happens for this long.
+    thread::sleep(Duration::from_secs(5).saturating_sub(noted.elapsed()));
+    kill(pid, Signal::SIGCONT).expect("go on");
+    cluster.wait_state(0, 1, "ready");
+    cluster.wait_state(0, 2, "ready");
+    nft("delete table bridge lossy");
+    assert_eq!(ids(first.wait_running("web", 6)), before, "no task was replaced");
+    assert_eq!(look(&exec_roots), containers, "no container was touched");
+    assert!(!first.daemon_log().contains("is Down"), "{}", first.daemon_log());
+}

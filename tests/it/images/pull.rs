@@ -270,6 +270,23 @@ fn the_image_of_the_best_platform_is_taken() {
         assert_eq!((told.digest.hex(), told.platforms.len()), (digest.clone(), 4));
         assert_eq!(told.media_type, "application/vnd.oci.image.index.v1+json");
     }
+    // Another machine's, when it is asked for by name.
+    let dir = Dir::new();
+    let store =
+        ImageStore::open(&dir.path("store"), Platform::linux("amd64", ""), config()).unwrap();
+    let reference = Reference::parse(&name).unwrap();
+    let pull_for = |platform: &str| {
+        let platform = Platform::parse(platform).unwrap();
+        store
+            .pull_for(Some(&platform), &reference, None, &mut |_| {})
+            .map_err(|e| e.to_string())?;
+        let record = store.resolve(&name).map_err(|e| e.to_string())?;
+        Ok::<_, String>(text(&store.layers(&record).unwrap()[0].join("which")))
+    };
+    assert_eq!(pull_for("linux/arm/v6").unwrap(), "armv6");
+    assert_eq!(pull_for("linux/x86_64").unwrap(), "amd64");
+    let error = pull_for("linux/s390x").unwrap_err();
+    assert_eq!(error, "no matching manifest for linux/s390x in the manifest list entries");
     let dir = Dir::new();
     let store =
         ImageStore::open(&dir.path("store"), Platform::linux("riscv64", ""), config()).unwrap();

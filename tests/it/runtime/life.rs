@@ -46,6 +46,45 @@ fn signals_reach_the_process_and_kill_ends_it() {
     assert!(world.runtime().signal(task(9), 15).is_ok_and(|sent| !sent));
 }
 
+/// Freezes a container as `runc pause` does.
+fn pause(world: &World, n: u128) {
+    let id = format!("{}/{}", world.config.cgroup_parent.trim_start_matches('/'), task(n));
+    let (one, two) = (format!("/sys/fs/cgroup/freezer/{id}"), format!("/sys/fs/cgroup/{id}"));
+    if std::path::Path::new(&one).exists() {
+        // What forks meanwhile may get away: it is told again, as by runc.
+        until("it is frozen", || {
+            std::fs::write(format!("{one}/freezer.state"), "FROZEN").unwrap();
+            std::fs::read_to_string(format!("{one}/freezer.state")).unwrap().trim() == "FROZEN"
+        });
+    } else {
+        std::fs::write(format!("{two}/cgroup.freeze"), "1").unwrap();
+        until("it is frozen", || {
+            std::fs::read_to_string(format!("{two}/cgroup.events")).unwrap().contains("frozen 1")
+        });
+    }
+}
+
+#[test]
+fn a_paused_container_acts_on_its_signals() {
+    let world = World::new();
+    let script = "trap 'echo got; exit 7' TERM; echo ready; while :; do sleep 0.05; done";
+    world.launch(task(1), &world.shell(script)).unwrap();
+    until("the trap", || world.log(task(1)).contains("ready"));
+    pause(&world, 1);
+    assert!(world.runtime().stop(task(1)).unwrap());
+    assert_eq!(world.wait(task(1)).code, 7);
+
+    world.launch(task(2), &world.shell("trap '' TERM; sleep 1000")).unwrap();
+    pause(&world, 2);
+    assert!(world.runtime().kill(task(2)).unwrap());
+    assert_eq!(world.wait(task(2)).code, 137);
+
+    // Also where nobody is there that could send one.
+    world.launch(task(3), &world.shell("sleep 1000")).unwrap();
+    pause(&world, 3);
+    world.runtime().remove(task(3)).unwrap();
+}
+
 #[test]
 fn errors_are_runcs_and_dockers() {
     let world = World::new();

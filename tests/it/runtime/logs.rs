@@ -119,9 +119,19 @@ fn a_full_disk_never_holds_up_the_container() {
     world.runtime().start(task(1)).unwrap();
     super::until("the container prints on", || go.join("printed").exists());
     super::until("the drops are counted", || {
-        let (written, dropped) = world.runtime().log_counts(task(1)).unwrap().unwrap();
+        let (written, dropped) = world.runtime().log_counts(task(1)).unwrap();
         written > 0 && dropped > 0 && written + dropped == 3_000
     });
+    let (_, dropped) = world.runtime().log_counts(task(1)).unwrap();
+    let mut reader = world.runtime().logs(task(1), LogQuery::default()).unwrap();
+    let mut last = None;
+    while let LogNext::Line(line) = reader.next(Duration::ZERO).unwrap() {
+        last = Some(line);
+    }
+    drop(reader);
+    let last = last.unwrap();
+    assert!(last.is_stderr, "{last:?}");
+    assert!(last.text.contains(&format!("{dropped} lines of this log are lost")), "{last:?}");
     tmpfs("size=1m", nix::mount::MsFlags::MS_REMOUNT);
     std::fs::write(go.join("on"), "").unwrap();
     super::until("the log goes on", || world.log(task(1)).ends_with("\nback again\n"));

@@ -39,7 +39,7 @@ fn one_thread_and_the_same_memory_whatever_is_logged() {
     std::fs::write(root.join("go"), "").unwrap();
     until("the output", || root.join("done").exists());
     until("the log", || {
-        let (written, _) = world.runtime().log_counts(task(1)).unwrap().unwrap();
+        let (written, _) = world.runtime().log_counts(task(1)).unwrap();
         written > 1_700_000
     });
     let after = own_kib(shim);

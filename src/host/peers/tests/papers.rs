@@ -130,7 +130,7 @@ fn the_secret_is_not_told_to_another_cluster() {
     let (asked, papers) = try_join(&theirs, &impostor, &token(&ours, SECRET));
     assert!(matches!(asked, Err(GreetError::Tls(_))), "{asked:?}");
     let err = papers.unwrap_err();
-    assert!(matches!(err, DialError::OtherCluster { .. }), "{err:?}");
+    assert!(matches!(err, DialError::OtherRoot { .. }), "{err:?}");
 }
 
 #[test]

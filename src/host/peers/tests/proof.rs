@@ -133,6 +133,49 @@ fn a_removed_node_is_told_so_and_heard_no_more() {
 }
 
 #[test]
+fn a_demoted_manager_is_heard_as_a_worker_although_its_certificate_says_more() {
+    let cluster = Cluster::new(7);
+    let manager = cluster.node(MANAGER, Role::Manager);
+    let other = cluster.node(OTHER_MANAGER, Role::Manager);
+    let (welcomed, dialled) = call(&manager, &other, Expected::AnyManager, Call::Raft);
+    let (mut welcomed, mut dialled) = (welcomed.unwrap(), dialled.unwrap());
+    // By a store that does not know yet that it has become a manager, it is not refused.
+    let workers = |since| [(OTHER_MANAGER, Wall(since))].into();
+    manager.endpoint.trust().set_workers(workers(NOW.0 - DAY));
+    assert_eq!(refusal(&manager, &other, Call::Raft), None);
+    manager.endpoint.trust().set_workers(workers(NOW.0));
+    let said = Message::Raft(vec![1]);
+    let (sent, heard) =
+        both(dialled.connection.sender.send(&said), welcomed.connection.receiver.receive());
+    assert!(sent.is_ok());
+    let refused = matches!(heard, Err(ConnectionError::Refused(Refusal::ManagerNeeded)));
+    assert!(refused, "{heard:?}");
+    for (kind, refused) in [
+        (Call::Raft, Some(Refusal::ManagerNeeded)),
+        (Call::Forward, Some(Refusal::ManagerNeeded)),
+        (Call::Session, None),
+        (Call::Renew, None),
+    ] {
+        assert_eq!(refusal(&manager, &other, kind), refused);
+    }
+    // With its next certificate it is what that says.
+    let next = cluster.credentials(OTHER_MANAGER, Role::Manager, Wall(NOW.0 + DAY));
+    other.endpoint.replace(&next).unwrap();
+    assert_eq!(refusal(&manager, &other, Call::Raft), None);
+}
+
+#[test]
+fn managers_that_were_all_off_for_long_talk_with_each_other() {
+    let cluster = Cluster::new(7);
+    let manager = cluster.node(MANAGER, Role::Manager);
+    let other = cluster.node(OTHER_MANAGER, Role::Manager);
+    manager.set_clock(NOW.0 + 120 * DAY);
+    for kind in [Call::Raft, Call::Session, Call::Renew] {
+        assert_eq!(refusal(&manager, &other, kind), None);
+    }
+}
+
+#[test]
 fn a_resumed_session_proves_no_more_than_its_certificate() {
     let cluster = Cluster::new(7);
     let manager = cluster.node(MANAGER, Role::Manager);

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::lab::Lab;
 use super::member::{Member, id};
 use super::show;
 use crate::base::id::RequestId;
@@ -205,4 +206,36 @@ fn no_message_breaks_a_member() {
             run(seed, true);
         }
     }
+}
+
+#[test]
+fn pieces_of_a_snapshot_that_is_not_needed_any_more_are_let_go() {
+    let mut lab = Lab::after(&[
+        "members 1 2 3",
+        "tick 1",
+        "settle",
+        "stop 3",
+        "bytes 1 200000",
+        "bytes 1 200000",
+        "bytes 1 200000",
+        "lose 1>3",
+        "settle",
+        "save 1",
+        "start 3",
+        "advance 200",
+        "tick 1",
+    ]);
+    while !lab.text.contains("wants a snapshot") {
+        lab.run("deliver");
+    }
+    lab.run("give 1 3 600000");
+    lab.run("deliver");
+    let keeps = |lab: &Lab| lab.members[&id(3)].raft.as_ref().unwrap().follow.restoring.is_some();
+    assert!(keeps(&lab), "the first piece is there");
+    for command in ["stop 1", "lose", "advance 1000", "tick 2", "settle", "tick 2", "settle"] {
+        lab.run(command);
+    }
+    let raft = lab.members[&id(3)].raft.as_ref().unwrap();
+    assert_eq!((raft.leader(), raft.commit()), (Some(id(2)), 6), "the next leader has the log");
+    assert!(!keeps(&lab));
 }

@@ -14,7 +14,7 @@
 //! add|promote|demote|remove N WHOM
 //! save N                      a snapshot of what is applied is durable, the log behind it is cut
 //! give N PEER BYTES           the leader's snapshot, with that much beside the state
-//! say N FROM TERM BODY…       a message made up: heartbeat, timeout, append INDEX TERM …
+//! say N FROM TERM BODY…       a message made up: heartbeat COMMIT [LAST], timeout, append …
 //! quiet COMMAND…              without its lines
 //! show                        each member's state
 //! ```
@@ -284,7 +284,10 @@ impl Lab {
     fn say(&mut self, at: u64, rest: &[&str]) {
         let (from, term) = (id(number(rest[0])), number(rest[1]));
         let body = match rest[2] {
-            "heartbeat" => Body::Heartbeat { commit: number(rest[3]), last: 0, read: 0 },
+            "heartbeat" => {
+                let last = rest.get(4).map_or(0, |last| number(last));
+                Body::Heartbeat { commit: number(rest[3]), last, read: 0 }
+            }
             "timeout" => Body::TimeoutNow,
             "ok" => Body::AppendOk { index: number(rest[3]) },
             "vote" => {

@@ -38,6 +38,6 @@ macro_rules! scripts {
 }
 
 scripts! {
-    check_quorum, conflict, doubt, doubt_all, election, figure_8, force, left, lost, membership, pre_vote, read, refused,
+    check_quorum, conflict, doubt, doubt_all, doubt_stale, election, figure_8, force, left, lost, membership, pre_vote, read, refused,
     snapshot, sole_voter, transfer,
 }
