@@ -40,6 +40,9 @@ pub fn default_host(command: &Command) -> Result<String, CliError> {
         | Command::Service(_)
         | Command::Swarm(_)
         | Command::System(_)
+        | Command::Unlock(_)
+        | Command::UnlockKey(_)
+        | Command::Update(_)
         | Command::Version(_)
         | Command::Volume(_) => return Ok(DEFAULT_HOST.to_owned()),
     };
@@ -64,6 +67,7 @@ pub fn init(args: Init, ctx: &mut Context, hooks: &Hooks) -> Result<(), CliError
         listen_addr: args.listen_addr.unwrap_or_else(|| "0.0.0.0:2377".to_owned()),
         advertise_addr: args.advertise_addr.unwrap_or_default(),
         force_new_cluster: args.force_new_cluster,
+        auto_lock_managers: args.autolock,
         availability: args.availability.unwrap_or_default(),
         spec: SwarmSpec {
             orchestration: OrchestrationConfig { task_history_retention_limit: history },
@@ -82,6 +86,10 @@ pub fn init(args: Init, ctx: &mut Context, hooks: &Hooks) -> Result<(), CliError
             "\nTo add a worker to this swarm, run the following command:\n\n    {line}\n\nTo add a \
              manager to this swarm, run 'skep join-token manager' and follow the instructions.\n"
         ))?;
+    }
+    if args.autolock {
+        ctx.line("")?;
+        super::unlock::show_key(ctx)?;
     }
     ctx.print(
         "\nTo run a first service, which answers on port 80 of this machine:\n\n    \

@@ -1,4 +1,4 @@
-//! The cluster: `swarm`, `swarm/init`, `swarm/join`, `swarm/update`, `swarm/leave`.
+//! The cluster: `swarm`, and below it `init`, `join`, `update`, `unlock`, `unlockkey`, `leave`.
 
 use crate::api::call::Call;
 use crate::api::convert;
@@ -6,11 +6,14 @@ use crate::api::engine::Engine;
 use crate::api::errors::ApiError;
 use crate::api::respond::Reply;
 use crate::base::time::Span;
-use crate::daemon::handle::{Failure, InitRequest, JoinRequest, TrustChange};
-use crate::model::cluster::Founding;
+use crate::daemon::handle::{
+    Command, Failure, InitRequest, JoinRequest, LockChange, SwarmState, TrustChange,
+};
+use crate::model::cluster::{ClusterSpec, Founding};
 use crate::model::engine::swarm as json;
 use crate::model::node::{Availability, Role};
 use crate::model::pem;
+use crate::model::unlock_key::BadUnlockKey;
 
 /// `GET /swarm`.
 pub(super) fn inspect(engine: &dyn Engine) -> Result<Reply, ApiError> {
@@ -23,6 +26,7 @@ pub(super) fn inspect(engine: &dyn Engine) -> Result<Reply, ApiError> {
     swarm.spec.ca_config.node_cert_expiry = i64::try_from(life).unwrap_or(i64::MAX);
     swarm.tls_info.trust_root = pem::certificate(&tokens.root);
     swarm.root_rotation_in_progress = tokens.rotating;
+    swarm.spec.encryption_config.auto_lock_managers = engine.unlock_key()?.is_some();
     Ok(Reply::json(&json::Swarm { join_tokens: Some(join_tokens), ..swarm }))
 }
 
@@ -40,8 +44,8 @@ pub(super) fn join(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, Ap
     Ok(Reply::empty(200))
 }
 
-/// `POST /swarm/update`: new join tokens, another root or life of certificates. What the spec says of
-/// other things is not changed.
+/// `POST /swarm/update`: new join tokens, another root or life of certificates, managers that lock
+/// themselves, how many old tasks are kept. What the spec says of other things is not changed.
 pub(super) fn update(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let mut roles = Vec::new();
     for (flag, role) in
@@ -51,21 +55,65 @@ pub(super) fn update(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, 
             roles.push(role);
         }
     }
+    let rotate = call.query.flag("rotateManagerUnlockKey");
     let asked: json::SwarmSpec = call.json()?;
-    let life = life(&asked.ca_config)?.filter(|_| roles.is_empty());
+    if !roles.is_empty() {
+        engine.change_trust(TrustChange::Tokens(roles))?;
+        return Ok(Reply::empty(200));
+    }
     let new_root = asked.ca_config.force_rotate > 0;
-    let life = match life {
+    let life = match life(&asked.ca_config)? {
         Some(life) if engine.tokens()?.life != life => Some(life),
         Some(_) | None => None,
     };
-    if roles.is_empty() && life.is_none() && !new_root {
-        return Err(ApiError::unimplemented("changing the cluster's settings"));
-    }
-    if !roles.is_empty() {
-        engine.change_trust(TrustChange::Tokens(roles))?;
-    }
+    update_history(engine, &asked)?;
     if life.is_some() || new_root {
         engine.change_trust(TrustChange::Certificates { life, new_root })?;
+    }
+    engine.change_lock(match (rotate, asked.encryption_config.auto_lock_managers) {
+        (true, _) => LockChange::Rotate,
+        (false, true) => LockChange::On,
+        (false, false) => LockChange::Off,
+    })?;
+    // This manager has done it, too, when it has seen it and answered once more.
+    engine.view()?;
+    engine.unlock_key()?;
+    Ok(Reply::empty(200))
+}
+
+/// How many old tasks are kept, where that is said and another number than before.
+fn update_history(engine: &dyn Engine, asked: &json::SwarmSpec) -> Result<(), ApiError> {
+    let Some(limit) = asked.orchestration.task_history_retention_limit else { return Ok(()) };
+    let view = engine.view()?;
+    let cluster = view.cluster.as_ref().ok_or(Failure::NoSwarm)?;
+    if cluster.task_history_limit == limit {
+        return Ok(());
+    }
+    let spec = Box::new(ClusterSpec { task_history_limit: limit, ..cluster.spec() });
+    engine.command(Command::UpdateCluster { version: cluster.meta.version, spec })?;
+    Ok(())
+}
+
+/// `GET /swarm/unlockkey`.
+pub(super) fn unlock_key(engine: &dyn Engine) -> Result<Reply, ApiError> {
+    // What another manager was told is seen here, too.
+    engine.view()?;
+    let key = engine.unlock_key()?.map(|key| key.to_string()).unwrap_or_default();
+    Ok(Reply::json(&json::UnlockKey { unlock_key: key }))
+}
+
+/// `POST /swarm/unlock`.
+pub(super) fn unlock(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, ApiError> {
+    let asked: json::UnlockKey = call.json()?;
+    match asked.unlock_key.parse() {
+        Ok(key) => engine.unlock(key)?,
+        // What is no key unlocks nothing either; first of all a node must be locked.
+        Err(BadUnlockKey) => match engine.swarm() {
+            SwarmState::Locked => return Err(Failure::WrongKey.into()),
+            SwarmState::Inactive => return Err(Failure::NoSwarm.into()),
+            SwarmState::Active { manager: true, .. } => return Err(Failure::NotLocked.into()),
+            SwarmState::Active { manager: false, .. } => return Err(Failure::NotManager.into()),
+        },
     }
     Ok(Reply::empty(200))
 }
@@ -82,9 +130,6 @@ fn life(asked: &json::CaConfig) -> Result<Option<Span>, ApiError> {
 /// `POST /swarm/init`.
 pub(super) fn init(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let asked: json::InitRequest = call.json()?;
-    if asked.auto_lock_managers {
-        return Err(ApiError::unimplemented("locking managers"));
-    }
     if !asked.default_addr_pool.is_empty() {
         return Err(ApiError::unimplemented("default-addr-pool"));
     }
@@ -95,6 +140,7 @@ pub(super) fn init(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, Ap
     let certificate_life = life(&asked.spec.ca_config)?;
     let request = InitRequest {
         certificate_life,
+        autolock: asked.auto_lock_managers || asked.spec.encryption_config.auto_lock_managers,
         advertise: asked.advertise_addr,
         listen: asked.listen_addr,
         founding: Founding {
