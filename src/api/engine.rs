@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::errors::ApiError;
-use crate::base::id::{NodeId, TaskId};
+use crate::base::id::NodeId;
 use crate::daemon::handle::{
-    Command, Facts, Failure, Handle, InitRequest, JoinRequest, Reply, SwarmState, Tokens, View, TrustChange,
+    Command, Facts, Failure, Handle, InitRequest, JoinRequest, Lines, Reply, SwarmState, Tokens,
+    TrustChange, View,
 };
-use crate::daemon::shown::{ImageStore, InUse, LogNext, LogQuery, LogReader, Volume};
+use crate::daemon::logs::LinesNext;
+use crate::daemon::shown::{ImageStore, InUse, Volume};
 use crate::model::engine::Labels;
 use crate::model::node::Role;
+use crate::model::peer::AskedLogs;
 
 /// The daemon, as far as the API asks it. Every call may block, for as long as its own deadline.
 pub trait Engine: Send + Sync {
@@ -102,25 +105,29 @@ pub trait Engine: Send + Sync {
     /// When it is in use, or the disk refuses.
     fn volume_remove(&self, name: &str) -> Result<(), ApiError>;
 
-    /// Opens a task's log.
+    /// Opens the logs of tasks of one node.
     ///
     /// # Errors
-    /// When it cannot be read.
-    fn logs(&self, task: TaskId, query: LogQuery) -> Result<Box<dyn LogSource>, ApiError>;
+    /// When they cannot be read.
+    fn logs(&self, node: NodeId, asked: AskedLogs) -> Result<Box<dyn LogSource>, ApiError>;
 }
 
-/// A log, line by line.
+/// The logs of one node's tasks, line by line, the oldest first.
 pub trait LogSource: Send {
     /// The next line; with `follow` waits up to `wait` for one.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn next(&mut self, wait: Duration) -> Result<LogNext, ApiError>;
+    fn next(&mut self, wait: Duration) -> Result<LinesNext, ApiError>;
 }
 
-impl LogSource for LogReader {
-    fn next(&mut self, wait: Duration) -> Result<LogNext, ApiError> {
-        Self::next(self, wait).map_err(ApiError::from)
+impl LogSource for Lines {
+    fn next(&mut self, wait: Duration) -> Result<LinesNext, ApiError> {
+        let next = match self {
+            Self::Local(logs) => logs.next(wait),
+            Self::Remote(logs) => logs.next(wait),
+        };
+        next.map_err(ApiError::from)
     }
 }
 
@@ -189,7 +196,7 @@ impl Engine for Handle {
         Ok(self.runtime().remove_volume(name)?)
     }
 
-    fn logs(&self, task: TaskId, query: LogQuery) -> Result<Box<dyn LogSource>, ApiError> {
-        Ok(Box::new(self.runtime().logs(task, query)?))
+    fn logs(&self, node: NodeId, asked: AskedLogs) -> Result<Box<dyn LogSource>, ApiError> {
+        Ok(Box::new(Self::logs(self, node, asked)?))
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::base::chain;
 use crate::daemon::handle::{CommandError, Failure};
+use crate::daemon::logs::LogsError;
 use crate::daemon::shown::{ErrorKind, ImageError, RuntimeError};
 
 /// An answer that is not a success.
@@ -95,6 +96,15 @@ impl From<RuntimeError> for ApiError {
             _ => 500,
         };
         Self::new(status, text)
+    }
+}
+
+impl From<LogsError> for ApiError {
+    fn from(error: LogsError) -> Self {
+        match error {
+            LogsError::Read(error) => error.into(),
+            LogsError::Node(text) => Self::new(503, text),
+        }
     }
 }
 

@@ -288,6 +288,7 @@ impl Brain {
             Event::Link(heard) => self.heard(heard),
             Event::GoDown { answer } => self.go_down(answer),
             Event::Gossip => self.gossip_changed(),
+            Event::Logs { node, asked, said } => self.ask_logs(node, asked, said),
             // Its containers have their time; whoever is in a hurry sends a second signal.
             Event::Stop if self.goes_down => {}
             Event::Stop if self.leaves => self.node.acts.stop_after_leaving(),

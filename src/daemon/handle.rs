@@ -22,10 +22,12 @@ pub use crate::host::runtime::Runtime;
 use crate::logic::worker::io::{Exit, Outcome, Probed, RefusedPort};
 use super::lanes::Absent;
 use super::links::Heard;
+use super::logs::{BATCHES_MAX, LocalLogs, LogsError, RemoteLogs, Said};
 use super::records;
 use super::steps::Work;
 use crate::model::cluster::Founding;
 use crate::model::node::{Availability, NodeDescription, Role};
+use crate::model::peer::AskedLogs;
 
 /// Longest time that a command may take before its caller is told that it did not finish.
 pub(super) const COMMAND_SECS_MAX: u64 = 30;
@@ -65,6 +67,8 @@ pub(super) enum Event {
     ChangeTrust { change: TrustChange, answer: SyncSender<Result<Reply, Failure>> },
     /// Forget the cluster and everything of it.
     Leave { force: bool, answer: SyncSender<Result<(), Failure>> },
+    /// Ask a node for logs.
+    Logs { node: NodeId, asked: AskedLogs, said: Sender<Said> },
     /// The machine goes down: say so, and stop what runs.
     GoDown { answer: SyncSender<Result<(), Failure>> },
     /// Every write through this one is durable.
@@ -158,6 +162,15 @@ pub struct JoinRequest {
     pub listen: String,
     /// Whether tasks may run here.
     pub availability: Availability,
+}
+
+/// Lines of the logs of one node's tasks.
+#[derive(Debug)]
+pub enum Lines {
+    /// This one's.
+    Local(LocalLogs),
+    /// Another one's.
+    Remote(RemoteLogs),
 }
 
 /// What machines need to join, and what the cluster's certificates hang on.
@@ -320,6 +333,22 @@ impl Handle {
     /// [`Failure::NotInSwarm`], or [`Failure::LastManager`] without `force`.
     pub fn leave(&self, force: bool) -> Result<(), Failure> {
         self.ask(|answer| Event::Leave { force, answer })
+    }
+
+    /// Logs of tasks of a node, this one or another.
+    ///
+    /// # Errors
+    /// When they are here and cannot be read. Of another node the first line tells.
+    pub fn logs(&self, node: NodeId, asked: AskedLogs) -> Result<Lines, LogsError> {
+        let here = matches!(self.swarm(), SwarmState::Active { node: own, .. } if own == node);
+        if here {
+            return LocalLogs::open(self.runtime(), &asked).map(Lines::Local);
+        }
+        let (said, hears) = async_channel::bounded(BATCHES_MAX);
+        if let Err(err) = self.shared.brain.try_send(Event::Logs { node, asked, said }) {
+            log::warn!("cannot ask node {node} for logs: {err}");
+        }
+        Ok(Lines::Remote(RemoteLogs::new(hears)))
     }
 
     /// The machine goes down: the leader is told, so that replacements start elsewhere at once; the

@@ -7,9 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use async_channel::Sender;
+
 use super::asking::Waiter;
 use super::brain::Brain;
 use super::links::Heard;
+use super::logs::Said;
 use super::rotating::Rotation;
 use crate::base::chain;
 use crate::base::id::NodeId;
@@ -20,7 +23,9 @@ use crate::logic::manager::wire;
 use crate::logic::membership::{Membership, PING};
 use crate::logic::worker;
 use crate::model::node::{Node, NodeDescription, NodeState, Role};
-use crate::model::peer::{Certified, ManagerAddress, Message, Parting, Refusal, Told};
+use crate::model::peer::{
+    AskedLogs, Certified, ManagerAddress, Message, Parting, Refusal, Told,
+};
 
 /// A node that has not renewed its certificate is told again after this long.
 const RENEW_AGAIN: Span = Span::from_secs(5);
@@ -155,6 +160,17 @@ impl Brain {
                     links.probe(node.id, address);
                 }
             }
+        }
+    }
+
+    /// Asks a node for logs, at the address that is known of it.
+    pub(super) fn ask_logs(&self, node: NodeId, asked: AskedLogs, said: Sender<Said>) {
+        let session = self.lead.as_ref().and_then(|lead| lead.sessions.get(&node));
+        let stored = self.node.seat.as_ref().and_then(|seat| seat.manager.store().node(node));
+        let stored = stored.map(|it| it.manager.clone().unwrap_or_else(|| at(&it.address, PORT)));
+        // Without one the asker's end is told by the other one's drop.
+        if let Some(address) = session.map(|it| it.address.clone()).or(stored) {
+            self.node.links.ask_logs(node, address, asked, said);
         }
     }
 

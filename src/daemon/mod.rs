@@ -24,6 +24,7 @@ mod lanes;
 mod leading;
 mod links;
 mod log_thread;
+pub mod logs;
 mod node;
 pub mod options;
 mod papers;

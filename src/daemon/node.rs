@@ -313,6 +313,7 @@ impl Host {
             data_root: self.data.path().to_owned(),
             present,
             managers,
+            runtime: Arc::clone(&self.runtime),
         })
         .map_err(|err| Fatal::new(format!("cannot listen at {listen} for other nodes"), err))
     }

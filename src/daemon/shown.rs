@@ -5,5 +5,4 @@ pub use crate::host::images::{
     Removed,
 };
 pub use crate::host::runtime::RuntimeError;
-pub use crate::host::runtime::logs::{LogLine, LogNext, LogQuery, LogReader};
 pub use crate::host::runtime::volume::Volume;

@@ -106,6 +106,7 @@ fn without_swarm(event: Event) {
         | Event::Probed { .. }
         | Event::Exited { .. }
         | Event::RoutesApplied { .. }
+        | Event::Logs { .. }
         | Event::Link(_)
         | Event::Gossip
         | Event::Stop => {}

@@ -6,6 +6,9 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+/// The kernel's own hard limit of open files.
+const FILES_HARD_USUAL: u64 = 4096;
+
 /// A descriptor of a process that becomes readable when the process ends (`pidfd_open(2)`).
 ///
 /// # Errors
@@ -30,4 +33,10 @@ pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
 pub fn raise_files() -> nix::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}
+
+/// How many files this process may open at most; what the kernel starts all with where it does not say.
+#[must_use]
+pub fn files_hard() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(FILES_HARD_USUAL, |(_, hard)| hard)
 }

@@ -8,10 +8,12 @@
 //! **Invariant:** every kind of frame has a limit, and each call carries only its own kinds
 //! ([`Call::carries`]); so nobody who proved nothing can make a node hold more than a join needs.
 
+mod logs;
 mod message;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::logs::{AskedLogs, LOG_TASKS_MAX, TaskLine};
 pub use self::message::{MEMBER_BYTES_MAX, Message, limit};
 use super::join_token::RootDigest;
 use super::node::{Availability, NodeState, Role};
@@ -79,6 +81,8 @@ pub enum Call {
     Session,
     /// A manager passes commands on to the leader, one after the other.
     Forward,
+    /// A manager reads logs of a node's tasks.
+    Logs,
 }
 
 /// An end of a connection.
@@ -91,7 +95,8 @@ pub enum End {
 }
 
 impl Call {
-    const ALL: [Self; 5] = [Self::Join, Self::Renew, Self::Raft, Self::Session, Self::Forward];
+    const ALL: [Self; 6] =
+        [Self::Join, Self::Renew, Self::Raft, Self::Session, Self::Forward, Self::Logs];
 
     /// Its number in [`Hello`], given once and never again.
     #[must_use]
@@ -102,6 +107,7 @@ impl Call {
             Self::Raft => 3,
             Self::Session => 4,
             Self::Forward => 5,
+            Self::Logs => 16,
         }
     }
 
@@ -126,7 +132,7 @@ impl Call {
         }
         match self {
             Self::Join | Self::Renew => return Ok(()),
-            Self::Raft | Self::Session | Self::Forward => {}
+            Self::Raft | Self::Session | Self::Forward | Self::Logs => {}
         }
         match (caller.standing, caller.identity.role) {
             (Standing::Expired, Role::Worker) => return Err(Refusal::Expired),
@@ -136,12 +142,12 @@ impl Call {
             | (Standing::Current | Standing::Unjudged, Role::Worker | Role::Manager) => {}
         }
         match (self, caller.identity.role) {
-            (Self::Raft | Self::Forward, Role::Manager) if caller.demoted => {
+            (Self::Raft | Self::Forward | Self::Logs, Role::Manager) if caller.demoted => {
                 Err(Refusal::ManagerNeeded)
             }
-            (Self::Raft | Self::Forward, Role::Worker) => Err(Refusal::ManagerNeeded),
+            (Self::Raft | Self::Forward | Self::Logs, Role::Worker) => Err(Refusal::ManagerNeeded),
             (Self::Join | Self::Renew | Self::Session, Role::Worker | Role::Manager)
-            | (Self::Raft | Self::Forward, Role::Manager) => Ok(()),
+            | (Self::Raft | Self::Forward | Self::Logs, Role::Manager) => Ok(()),
         }
     }
 
@@ -172,6 +178,10 @@ impl Call {
             ],
             (Self::Forward, End::Caller) => &[Kind::PEER_FORWARD],
             (Self::Forward, End::Answerer) => &[Kind::PEER_REFUSED, Kind::PEER_FORWARDED],
+            (Self::Logs, End::Caller) => &[Kind::PEER_ASK_LOGS],
+            (Self::Logs, End::Answerer) => {
+                &[Kind::PEER_REFUSED, Kind::PEER_LOGS, Kind::PEER_LOGS_OVER]
+            }
         };
         kinds.contains(&kind)
     }

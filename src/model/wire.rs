@@ -129,6 +129,12 @@ impl Kind {
     pub const PEER_ENDING: Self = Self(273);
     /// A node's machine goes down.
     pub const PEER_GOING_DOWN: Self = Self(280);
+    /// A manager asks for logs.
+    pub const PEER_ASK_LOGS: Self = Self(281);
+    /// Lines of them.
+    pub const PEER_LOGS: Self = Self(282);
+    /// There are no more.
+    pub const PEER_LOGS_OVER: Self = Self(283);
 }
 
 /// One frame as it was found.

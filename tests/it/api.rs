@@ -6,6 +6,7 @@
 mod docker;
 mod front;
 mod real;
+mod refused;
 mod twin;
 
 use std::path::{Path, PathBuf};

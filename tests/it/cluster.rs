@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::node::{Node, must};
 
+mod logs;
 mod recovery;
 mod shutdown;
 

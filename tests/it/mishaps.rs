@@ -159,3 +159,31 @@ fn many_writers_on_a_full_disk_leave_a_log_that_goes_on() {
     assert!(node.daemon_log().contains("no space left"), "the disk was full");
     assert!(!node.daemon_log().contains("does not follow the log"), "{}", node.daemon_log());
 }
+
+#[test]
+fn the_daemon_may_open_as_many_files_as_it_can_and_containers_have_the_usual_limit() {
+    let mut node = Node::swarm();
+    node.load_busybox("busybox:test");
+    node.stop_daemon();
+    // As from a shell with limits of its own.
+    let wrapper = node.dir.join("limited");
+    let text = format!("#!/bin/sh\nexec prlimit --nofile=600:5000 {} \"$@\"\n", crate::node::SKEP);
+    std::fs::write(&wrapper, text).expect("a script");
+    must(std::process::Command::new("chmod").arg("755").arg(&wrapper));
+    node.program = wrapper;
+    node.start_daemon();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", node.daemon_pid()));
+    let limits = limits.expect("limits");
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+    let words: Vec<_> = files.split_whitespace().collect();
+    assert_eq!(words[3..5], ["5000", "5000"], "{files}");
+    let script = "echo $(ulimit -Sn) $(ulimit -Hn); exec sleep 1000";
+    let create = ["service", "create", "-q", "-d", "--name", "app", "busybox:test"];
+    node.ok(&[&create[..], &["sh", "-c", script]].concat());
+    node.wait_running("app", 1);
+    let said = node.wait("its limits", || {
+        let logs = node.ok(&["service", "logs", "--raw", "app"]);
+        Some(logs).filter(|logs| !logs.is_empty())
+    });
+    assert_eq!(said, "1024 5000");
+}

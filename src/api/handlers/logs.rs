@@ -1,9 +1,11 @@
 //! Logs of a service or of one task, as Docker's stream of frames.
 //!
-//! One thread serves one client: it keeps a reader for each task, always sends the oldest line that
-//! any of them has, and while it follows looks for new tasks. It ends when its client is gone.
+//! One thread serves one client: it keeps a source for each task of this node and one for each other
+//! node, always sends the oldest line that any of them has, and while it follows looks for new
+//! tasks. It ends when its client is gone. What cannot be read is told and the rest goes on: at the
+//! end in swarm's words, and while it follows at once, as a line of the tasks concerned.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,15 +18,18 @@ use crate::api::engine::{Engine, LogSource};
 use crate::api::errors::ApiError;
 use crate::api::query::Query;
 use crate::api::respond::{Reply, StreamWriter};
-use crate::base::id::{ServiceId, TaskId};
-use crate::daemon::shown::{LogLine, LogNext, LogQuery};
+use crate::base::id::{NodeId, ServiceId, TaskId};
+use crate::daemon::handle::View;
+use crate::daemon::logs::LinesNext;
 use crate::model::engine::stream::{
     DETAIL_NODE, DETAIL_SERVICE, DETAIL_TASK, MULTIPLEXED_STREAM, RAW_STREAM, StdStream,
 };
-use crate::model::task::Task;
+use crate::model::node::NodeState;
+use crate::model::peer::{AskedLogs, LOG_TASKS_MAX, TaskLine};
+use crate::model::task::{Task, TaskState};
 
 /// Most tasks whose logs are read at once; of a service with more, the newest.
-const TASKS_MAX: usize = 256;
+const TASKS_MAX: usize = LOG_TASKS_MAX;
 
 /// Bytes that are gathered before they are sent.
 const GATHER_BYTES: usize = 32 << 10;
@@ -39,14 +44,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const MULTIPLEXED_SINCE: u16 = 42;
 
 /// What the client wants.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Options {
     stdout: bool,
     stderr: bool,
     timestamps: bool,
     details: bool,
     tty: bool,
-    query: LogQuery,
+    /// Of each task; tasks are not named here.
+    query: AskedLogs,
 }
 
 /// Whose logs.
@@ -97,7 +103,8 @@ fn options(query: &Query, tty: bool) -> Result<Options, ApiError> {
         timestamps: query.flag("timestamps"),
         details: query.flag("details"),
         tty,
-        query: LogQuery {
+        query: AskedLogs {
+            tasks: Vec::new(),
             follow: query.flag("follow"),
             tail,
             since_ns: time(query, "since")?,
@@ -137,7 +144,10 @@ fn stream(api: &Arc<Api>, call: &Call<'_>, whose: Whose, options: Options) -> Re
                 whose,
                 options,
                 open: Vec::new(),
-                seen: BTreeSet::new(),
+                seen: BTreeMap::new(),
+                told: BTreeSet::new(),
+                heard: BTreeMap::new(),
+                missing: BTreeMap::new(),
                 gathered: Vec::new(),
                 out,
             };
@@ -169,12 +179,13 @@ impl From<io::Error> for End {
     }
 }
 
-/// One task's log.
+/// Logs of tasks of one node.
 struct Open {
+    node: NodeId,
+    tasks: Vec<TaskId>,
     source: Box<dyn LogSource>,
-    details: String,
     /// Its next line.
-    ahead: Option<LogLine>,
+    ahead: Option<TaskLine>,
 }
 
 /// A stream at work.
@@ -183,7 +194,15 @@ struct Logs<'a> {
     whose: Whose,
     options: Options,
     open: Vec<Open>,
-    seen: BTreeSet<TaskId>,
+    /// Details of each task whose log was opened; of those that could not be read to be tried again,
+    /// none.
+    seen: BTreeMap<TaskId, String>,
+    /// Nodes that could not be reached, while that is so.
+    told: BTreeSet<NodeId>,
+    /// The time of the last line of each node.
+    heard: BTreeMap<NodeId, i128>,
+    /// Why lines are missing at the end.
+    missing: BTreeMap<NodeId, String>,
     gathered: Vec<u8>,
     out: &'a mut StreamWriter,
 }
@@ -194,29 +213,48 @@ impl Logs<'_> {
         let mut alive = self.look(true)?;
         let mut looked = Instant::now();
         while !ended() {
-            if self.read_ahead(Duration::ZERO)? {
+            // However much there is to tell of the others.
+            if looked.elapsed() >= LOOK_EVERY && self.options.query.follow {
+                alive = self.look(false)?;
+                looked = Instant::now();
+            }
+            if self.read_ahead(Duration::ZERO) {
                 self.send_oldest()?;
                 continue;
             }
             self.flush()?;
             if self.open.is_empty() && !(self.options.query.follow && alive) {
-                return Ok(());
+                return self.incomplete();
             }
-            if looked.elapsed() >= LOOK_EVERY && self.options.query.follow {
-                alive = self.look(false)?;
-                looked = Instant::now();
-            } else if self.open.is_empty() {
+            if self.open.is_empty() {
                 std::thread::sleep(WAIT);
             } else {
-                self.read_ahead(WAIT)?;
+                self.read_ahead(WAIT);
             }
         }
         Ok(())
     }
 
+    /// Swarm's words for lines that are missing.
+    fn incomplete(&self) -> Result<(), End> {
+        if self.missing.is_empty() {
+            return Ok(());
+        }
+        let why: Vec<&str> = self.missing.values().map(String::as_str).collect();
+        Err(End::Failed(ApiError::new(
+            500,
+            format!(
+                "rpc error: code = Unknown desc = warning: incomplete log stream. some logs could not \
+                 be retrieved for the following reasons: {}",
+                why.join(", ")
+            ),
+        )))
+    }
+
     /// Opens the logs of tasks that were not seen before. True while there may be more of them.
     fn look(&mut self, first: bool) -> Result<bool, End> {
         let view = self.engine.view().map_err(|error| End::Failed(error.into()))?;
+        let follow = self.options.query.follow;
         let mut tasks: Vec<&Arc<Task>> = view
             .tasks
             .iter()
@@ -224,39 +262,92 @@ impl Logs<'_> {
                 Whose::Service(id) => task.service == id,
                 Whose::Task(id) => task.id == id,
             })
-            .filter(|task| !self.seen.contains(&task.id))
+            .filter(|task| !self.seen.contains_key(&task.id))
+            // What has not been started may have no log yet, which would be its end.
+            .filter(|task| !follow || task.status.state >= TaskState::Starting)
             .collect();
         tasks.sort_by_key(|task| std::cmp::Reverse(task.meta.created.0));
-        tasks.truncate(TASKS_MAX.saturating_sub(self.open.len()));
+        let reading: usize = self.open.iter().map(|open| open.tasks.len()).sum();
+        tasks.truncate(TASKS_MAX.saturating_sub(reading));
+        let mut by_node: BTreeMap<NodeId, Vec<TaskId>> = BTreeMap::new();
         for task in tasks {
-            let mut query = self.options.query;
-            if !first {
-                // The last lines of a task that was not there yet are all of its lines.
-                query.tail = None;
+            let Some(node) = task.node else { continue };
+            by_node.entry(node).or_default().push(task.id);
+            self.seen.insert(task.id, details(task));
+        }
+        for (node, tasks) in by_node {
+            if Some(node) == view.node {
+                // Each may end by itself and makes room.
+                for task in tasks {
+                    self.open(node, vec![task], first);
+                }
+            } else if is_down(&view, node) {
+                self.miss(node, &tasks, "");
+            } else {
+                self.open(node, tasks, first);
             }
-            let source = self.engine.logs(task.id, query);
-            let source = source.map_err(End::Failed)?;
-            self.seen.insert(task.id);
-            self.open.push(Open { source, details: details(task), ahead: None });
         }
         Ok(match self.whose {
             Whose::Service(id) => view.services.iter().any(|service| service.id == id),
-            Whose::Task(_) => false,
+            Whose::Task(id) => {
+                self.told.iter().next().is_some() && view.tasks.iter().any(|task| task.id == id)
+            }
         })
     }
 
-    /// Reads a line of each log that has none ahead. True when there is one to send.
-    fn read_ahead(&mut self, wait: Duration) -> Result<bool, End> {
+    fn open(&mut self, node: NodeId, tasks: Vec<TaskId>, first: bool) {
+        let mut asked = AskedLogs { tasks: tasks.clone(), ..self.options.query.clone() };
+        if self.told.contains(&node) {
+            // It is back: from where it was heard last.
+            if let Some(heard) = self.heard.get(&node) {
+                (asked.since_ns, asked.tail) = (Some(heard + 1), None);
+            }
+        } else if !first {
+            // The last lines of a task that was not there yet are all of its lines.
+            asked.tail = None;
+        }
+        match self.engine.logs(node, asked) {
+            Ok(source) => self.open.push(Open { node, tasks, source, ahead: None }),
+            Err(error) => self.miss(node, &tasks, &error.message),
+        }
+    }
+
+    /// The logs of these tasks cannot be read, or not to their end.
+    fn miss(&mut self, node: NodeId, tasks: &[TaskId], why: &str) {
+        let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+        let text = format!("node {node} is not available{why}");
+        let news = self.told.insert(node);
+        if !self.options.query.follow {
+            self.missing.insert(node, text);
+            return;
+        }
+        for task in tasks {
+            // Tried again at the next look.
+            let Some(details) = self.seen.remove(task) else { continue };
+            if news {
+                let text = format!("skep: this log cannot be read now: {text}\n");
+                let line = TaskLine { task: *task, is_stderr: true, time_ns: now_ns(), text };
+                encode(&line, &details, &self.options, &mut self.gathered);
+            }
+        }
+    }
+
+    /// Reads a line of each source that has none ahead. True when there is one to send.
+    fn read_ahead(&mut self, mut wait: Duration) -> bool {
         let mut found = false;
-        let mut wait = wait;
         let mut at = 0;
         while let Some(open) = self.open.get_mut(at) {
             if open.ahead.is_none() {
-                match open.source.next(wait).map_err(End::Failed)? {
-                    LogNext::Line(line) => open.ahead = Some(line),
-                    LogNext::Idle => {}
-                    LogNext::End => {
+                match open.source.next(wait) {
+                    Ok(LinesNext::Line(line)) => open.ahead = Some(line),
+                    Ok(LinesNext::Idle) => {}
+                    Ok(LinesNext::End) => {
                         self.open.swap_remove(at);
+                        continue;
+                    }
+                    Err(error) => {
+                        let Open { node, tasks, .. } = self.open.swap_remove(at);
+                        self.miss(node, &tasks, &error.message);
                         continue;
                     }
                 }
@@ -266,7 +357,7 @@ impl Logs<'_> {
             found |= open.ahead.is_some();
             at += 1;
         }
-        Ok(found)
+        found
     }
 
     fn send_oldest(&mut self) -> Result<(), End> {
@@ -275,7 +366,10 @@ impl Logs<'_> {
         if let Some(open) = oldest
             && let Some(line) = open.ahead.take()
         {
-            encode(&line, &open.details, &self.options, &mut self.gathered);
+            self.heard.insert(open.node, line.time_ns);
+            self.told.remove(&open.node);
+            let details = self.seen.get(&line.task).map_or("", String::as_str);
+            encode(&line, details, &self.options, &mut self.gathered);
         }
         if self.gathered.len() >= GATHER_BYTES {
             self.flush()?;
@@ -303,6 +397,16 @@ impl Logs<'_> {
     }
 }
 
+/// The leader holds the node for down: nothing there answers.
+fn is_down(view: &View, id: NodeId) -> bool {
+    view.nodes.iter().any(|(node, state)| node.id == id && *state == NodeState::Down)
+}
+
+/// For a line that no task has written.
+fn now_ns() -> i128 {
+    jiff::Timestamp::now().as_nanosecond()
+}
+
 /// `k=v,k=v`, escaped as in a query and sorted, as Docker's client takes it apart.
 fn details(task: &Task) -> String {
     let node = task.node.map(|node| node.to_string()).unwrap_or_default();
@@ -310,7 +414,7 @@ fn details(task: &Task) -> String {
 }
 
 /// Appends one line as Docker sends it: time, details, text, in a frame unless it is a terminal's.
-fn encode(line: &LogLine, details: &str, options: &Options, out: &mut Vec<u8>) {
+fn encode(line: &TaskLine, details: &str, options: &Options, out: &mut Vec<u8>) {
     let (wanted, stream) = if line.is_stderr {
         (options.stderr, StdStream::Stderr)
     } else {
@@ -371,13 +475,14 @@ mod tests {
     #[test]
     fn lines_are_framed_with_time_and_details() {
         let mut asked = parse("stdout=1&timestamps=1&details=1").unwrap();
-        let line = LogLine { is_stderr: false, time_ns: 1_000, text: "hi\n".to_owned() };
+        let task = TaskId::new(1);
+        let line = TaskLine { task, is_stderr: false, time_ns: 1_000, text: "hi\n".to_owned() };
         let mut out = Vec::new();
         encode(&line, "a=b", &asked, &mut out);
         let text = b"1970-01-01T00:00:00.000001000Z a=b hi\n";
         assert_eq!(out[..8], [1, 0, 0, 0, 0, 0, 0, 38]);
         assert_eq!(&out[8..], text);
-        encode(&LogLine { is_stderr: true, ..line.clone() }, "", &asked, &mut out);
+        encode(&TaskLine { is_stderr: true, ..line.clone() }, "", &asked, &mut out);
         assert_eq!(out.len(), 8 + text.len(), "stderr was not asked for");
         (asked.tty, asked.timestamps, asked.details) = (true, false, false);
         out.clear();

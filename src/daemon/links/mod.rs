@@ -11,6 +11,7 @@
 
 mod addresses;
 mod ask;
+mod logs;
 mod own_session;
 mod peer;
 mod serve;
@@ -20,7 +21,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
@@ -28,7 +29,8 @@ use async_channel::{Receiver, Sender};
 use smol::LocalExecutor;
 
 use super::brain::Events;
-use super::handle::Event;
+use super::handle::{Event, Runtime};
+use super::logs::Said;
 use crate::base::id::{NodeId, RequestId};
 use crate::base::time::Time;
 use crate::host::clock::Clock;
@@ -36,7 +38,8 @@ use crate::host::peers::{Drain, Endpoint, Forwarder, Listener, Outbox};
 use crate::host::pki::{Credentials, CredentialsError, PkiError, Root};
 use crate::model::node::Role;
 use crate::model::peer::{
-    Certified, Join, Joined, ManagerAddress, Message, Parting, Present, Refusal, Renewed, Told,
+    AskedLogs, Certified, Join, Joined, ManagerAddress, Message, Parting, Present, Refusal, Renewed,
+    Told,
 };
 
 /// Words to the thread that wait; the brain's commands in flight are fewer. What does not fit is
@@ -107,6 +110,7 @@ enum Order {
     Peer { node: NodeId, drain: Drain },
     Forward { request: RequestId, leader: NodeId, bytes: Vec<u8> },
     Probe { node: NodeId, address: String },
+    Logs { node: NodeId, address: String, asked: AskedLogs, said: Sender<Said> },
     Renew,
     Stop,
 }
@@ -127,6 +131,9 @@ struct Shared {
     changed: Sender<()>,
     credentials: Mutex<Credentials>,
     forwarder: Forwarder,
+    runtime: Arc<Runtime>,
+    /// Streams that logs are read for.
+    logs_served: AtomicUsize,
 }
 
 /// Who does what, as far as is known.
@@ -168,6 +175,8 @@ pub(in crate::daemon) struct Setup {
     pub(in crate::daemon) data_root: PathBuf,
     pub(in crate::daemon) present: Present,
     pub(in crate::daemon) managers: Vec<ManagerAddress>,
+    /// Has the logs that other nodes may ask for.
+    pub(in crate::daemon) runtime: Arc<Runtime>,
 }
 
 /// Why roots cannot be trusted.
@@ -197,8 +206,17 @@ impl Links {
     /// # Errors
     /// When the address is taken or not of this machine, or there is no thread to be had.
     pub(in crate::daemon) fn start(setup: Setup) -> io::Result<Self> {
-        let Setup { endpoint, credentials, listen, events, clock, data_root, present, managers } =
-            setup;
+        let Setup {
+            endpoint,
+            credentials,
+            listen,
+            events,
+            clock,
+            data_root,
+            present,
+            managers,
+            runtime,
+        } = setup;
         let Present { description, advertise } = present;
         let node = endpoint.node();
         let listener = Listener::bind(listen, endpoint.clone())?;
@@ -217,6 +235,8 @@ impl Links {
             book: Mutex::new(Book { managers, advertise, ..Book::default() }),
             changed,
             credentials: Mutex::new(credentials),
+            runtime,
+            logs_served: AtomicUsize::new(0),
         });
         let (orders, queue) = async_channel::bounded(ORDERS_MAX);
         let own = Arc::clone(&shared);
@@ -302,6 +322,17 @@ impl Links {
     /// Looks whether a node's kernel answers; [`Heard::Host`] if so.
     pub(in crate::daemon) fn probe(&self, node: NodeId, address: String) {
         self.order(Order::Probe { node, address });
+    }
+
+    /// Asks a node for logs; what it says goes to `said`. Its end is dropped when it cannot be asked.
+    pub(in crate::daemon) fn ask_logs(
+        &self,
+        node: NodeId,
+        address: String,
+        asked: AskedLogs,
+        said: Sender<Said>,
+    ) {
+        self.order(Order::Logs { node, address, asked, said });
     }
 
     /// Gets another certificate; [`Heard::Renewed`] when it is there.
@@ -443,6 +474,9 @@ async fn obey(shared: &Arc<Shared>, orders: &Receiver<Order>, tasks: &Tasks) {
                 tasks.spawn(ask::forward(shared, request, leader, bytes));
             }
             Order::Probe { node, address } => tasks.spawn(ask::probe(shared, node, address)),
+            Order::Logs { node, address, asked, said } => {
+                tasks.spawn(logs::ask(shared, node, address, asked, said));
+            }
             Order::Renew => tasks.spawn(ask::renew(shared)),
             Order::Stop => return,
         }

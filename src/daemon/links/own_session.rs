@@ -205,7 +205,10 @@ impl<'a> Ears<'a> {
             | Message::GoingDown
             | Message::Pong(_)
             | Message::Forward(_)
-            | Message::Forwarded(_) => None,
+            | Message::Forwarded(_)
+            | Message::AskLogs(_)
+            | Message::Logs(_)
+            | Message::LogsOver => None,
         };
         if heard.is_some_and(|heard| !self.shared.try_tell(heard)) {
             self.end();

@@ -34,7 +34,8 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming) {
         (Call::Raft, Some((node, _))) => raft(&shared, accepted, node).await,
         (Call::Session, Some((_, caller))) => session(&shared, accepted, caller, from).await,
         (Call::Forward, Some((node, _))) => forward(&shared, accepted, node).await,
-        (Call::Renew | Call::Raft | Call::Session | Call::Forward, None) => {
+        (Call::Logs, Some(_)) => super::logs::serve(Arc::clone(&shared), accepted).await,
+        (Call::Renew | Call::Raft | Call::Session | Call::Forward | Call::Logs, None) => {
             accepted.refuse(Refusal::CertificateNeeded).await;
             Ok(())
         }

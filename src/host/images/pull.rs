@@ -113,7 +113,7 @@ impl ImageStore {
         if !record.repo_tags.contains(&reference.to_string()) {
             return Err(ImageError::ManifestUnknown { name: reference.to_string() });
         }
-        fits(platform, &record.platform, &reference)?;
+        fits(platform, &record.platform, reference)?;
         let status = format!("Status: Image is up to date for {reference}");
         progress(PullEvent::new(None, status));
         Ok(record)

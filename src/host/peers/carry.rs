@@ -62,7 +62,7 @@ impl Connection {
             Some((Call::Raft, End::Answerer)) => (Some(RAFT_PING), Duration::MAX),
             Some((Call::Session, End::Caller)) => (Some(SESSION_PING), SESSION_SILENCE),
             Some((Call::Session, End::Answerer)) => (None, SESSION_SILENCE),
-            Some((Call::Raft | Call::Join | Call::Renew | Call::Forward, _)) | None => {
+            Some((Call::Raft | Call::Join | Call::Renew | Call::Forward | Call::Logs, _)) | None => {
                 (None, SILENCE_MAX)
             }
         };

@@ -94,7 +94,7 @@ impl Watch {
             return Some(Refusal::Removed);
         }
         let managers_only =
-            matches!(expects, Expects::Call(Call::Raft | Call::Forward, End::Caller));
+            matches!(expects, Expects::Call(Call::Raft | Call::Forward | Call::Logs, End::Caller));
         let demoted = managers_only && self.trust.is_demoted(self.node, self.issued);
         demoted.then_some(Refusal::ManagerNeeded)
     }
@@ -127,7 +127,7 @@ impl Expects {
     const fn is_brief(self) -> bool {
         match self {
             Self::Greeting(_) | Self::Call(Call::Join | Call::Renew, _) => true,
-            Self::Call(Call::Raft | Call::Session | Call::Forward, _) => false,
+            Self::Call(Call::Raft | Call::Session | Call::Forward | Call::Logs, _) => false,
         }
     }
 }

@@ -21,11 +21,13 @@ use crate::host::pki::PkiError;
 use crate::model::node::Role;
 use crate::model::peer::{Call, Caller, End, Hello, Message, Refusal};
 
-/// Who must answer. Every call there is needs a manager.
+/// Who must answer. Every call but that for logs needs a manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// This node; that it was last reached at an address does not make it that node.
+    /// This manager; that it was last reached at an address does not make it that node.
     Node(NodeId),
+    /// This node, be it a manager or a worker.
+    Member(NodeId),
     /// Any manager of the cluster.
     AnyManager,
 }
@@ -162,7 +164,7 @@ impl Endpoint {
         let config = Arc::clone(&self.current().client);
         let name = match expected {
             // Sessions to be resumed are kept by name; digits alone are none.
-            Expected::Node(node) => format!("node-{node}"),
+            Expected::Node(node) | Expected::Member(node) => format!("node-{node}"),
             Expected::AnyManager => ANY_NAME.to_owned(),
         };
         let stream = tls(address, config, name).await?;
@@ -185,17 +187,17 @@ impl Endpoint {
 fn check(address: SocketAddr, expected: Expected, answerer: &Caller) -> Result<(), DialError> {
     let node = answerer.identity.node;
     match expected {
-        Expected::Node(expected) if expected != node => {
+        Expected::Node(expected) | Expected::Member(expected) if expected != node => {
             return Err(DialError::OtherNode { address, expected, found: node });
         }
-        Expected::Node(_) | Expected::AnyManager => {}
+        Expected::Node(_) | Expected::Member(_) | Expected::AnyManager => {}
     }
     if answerer.removed {
         return Err(DialError::Removed { address, node });
     }
-    match answerer.identity.role {
-        Role::Manager => Ok(()),
-        Role::Worker => Err(DialError::NotAManager { address, node }),
+    match (answerer.identity.role, expected) {
+        (Role::Manager, _) | (Role::Worker, Expected::Member(_)) => Ok(()),
+        (Role::Worker, Expected::Node(_) | Expected::AnyManager) => Err(DialError::NotAManager { address, node }),
     }
 }
 
@@ -300,7 +302,7 @@ pub(super) fn shown(stream: &ClientStream) -> &[CertificateDer<'static>] {
 impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Node(node) => write!(f, "node {node}"),
+            Self::Node(node) | Self::Member(node) => write!(f, "node {node}"),
             Self::AnyManager => f.write_str("any manager"),
         }
     }

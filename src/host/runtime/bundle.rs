@@ -53,6 +53,10 @@ const SYSCTLS: [&str; 8] = [
     "kernel.shm_rmid_forced",
 ];
 
+/// The soft limit of open files that containers get, as programs are written for it. It is said and
+/// not inherited: a runc that was built with Go 1.19 to 1.20.3 raises its own and hands that down.
+const FILES_SOFT: u64 = 1024;
+
 const RLIMITS: [&str; 15] = [
     "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
     "rss", "rtprio", "rttime", "sigpending", "stack",
@@ -82,6 +86,8 @@ pub(super) struct Machine<'a> {
     pub(super) arch: &'a str,
     /// Further paths to mask, which depend on the processor.
     pub(super) masked: &'a [String],
+    /// The daemon's own hard limit of open files.
+    pub(super) files_hard: u64,
 }
 
 /// Everything resolved.
@@ -156,7 +162,11 @@ fn process(parts: &Parts<'_>) -> Result<Value, RuntimeError> {
     let mut groups = vec![user.gid];
     groups.extend(user.groups.iter().filter(|gid| **gid != user.gid));
     let effective: &[String] = if user.uid == 0 { &parts.bounding } else { &[] };
-    let rlimits: Vec<Value> = spec.ulimits.iter().map(rlimit).collect::<Result<_, _>>()?;
+    let mut rlimits: Vec<Value> = spec.ulimits.iter().map(rlimit).collect::<Result<_, _>>()?;
+    if !spec.ulimits.iter().any(|limit| limit.name == "nofile") {
+        let hard = parts.machine.files_hard;
+        rlimits.push(json!({"type": "RLIMIT_NOFILE", "soft": FILES_SOFT.min(hard), "hard": hard}));
+    }
     Ok(json!({
         "terminal": spec.tty,
         "user": {"uid": user.uid, "gid": user.gid, "additionalGids": groups},
@@ -329,6 +339,7 @@ mod tests {
                 can_limit_swap: true,
                 arch: "x86_64",
                 masked: &[],
+                files_hard: 4096,
             },
             hostname: "host",
             rootfs: Path::new("/root"),
@@ -364,6 +375,22 @@ mod tests {
         assert_eq!(config["process"]["user"]["additionalGids"], json!([34, 44]));
         assert_eq!(config["process"]["capabilities"]["effective"], json!([]));
         assert_eq!(config["process"]["oomScoreAdj"], json!(0));
+    }
+
+    #[test]
+    fn open_files_are_limited_as_usual_unless_it_is_said() {
+        let limits = |ulimits: Vec<Ulimit>, files_hard: u64| {
+            let command = vec!["x".into()];
+            let inputs = inputs(ContainerSpec { command, ulimits, ..ContainerSpec::default() });
+            let mut parts = parts(&inputs);
+            parts.machine.files_hard = files_hard;
+            config(&parts).unwrap()["process"]["rlimits"].clone()
+        };
+        let files = |soft: u64, hard: u64| json!({"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard});
+        assert_eq!(limits(Vec::new(), 5_000), json!([files(1024, 5_000)]));
+        assert_eq!(limits(Vec::new(), 500), json!([files(500, 500)]));
+        let said = Ulimit { name: "nofile".into(), soft: 7, hard: 8 };
+        assert_eq!(limits(vec![said], 5_000), json!([files(7, 8)]));
     }
 
     #[test]

@@ -149,6 +149,8 @@ pub struct Runtime {
     masked: Vec<String>,
     /// The kernel has recursive read-only mounts.
     can_rro: bool,
+    /// Own hard limit of open files.
+    files_hard: u64,
     watcher: Watcher,
     events: Receiver<ExitEvent>,
 }
@@ -232,6 +234,7 @@ impl Runtime {
             capabilities: caps::parse_status(&status),
             masked: prepare::masked_by_processor(),
             can_rro: mounts::can_rro(),
+            files_hard: crate::host::process::files_hard(),
             watcher,
             events,
         })

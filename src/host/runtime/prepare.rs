@@ -103,6 +103,7 @@ impl Runtime {
             can_limit_swap: self.cgroups.has_swap(),
             arch: std::env::consts::ARCH,
             masked: &self.masked,
+            files_hard: self.files_hard,
         };
         if inputs.resources.limit_memory_bytes > 0 && !machine.can_limit_memory {
             log::warn!(

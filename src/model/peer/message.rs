@@ -1,6 +1,6 @@
 //! The frames themselves: one message of each kind, and how long it may be.
 
-use super::{Hello, Join, Joined, Present, Refusal, Renewed, Told, Welcome};
+use super::{AskedLogs, Hello, Join, Joined, Present, Refusal, Renewed, TaskLine, Told, Welcome};
 use crate::model::wire::{self, Frame, Kind, WireError};
 
 /// Bytes of frames that are a few numbers or a refusal.
@@ -58,6 +58,12 @@ pub enum Message {
     Forward(Vec<u8>),
     /// The leader's answer.
     Forwarded(Vec<u8>),
+    /// A manager asks for logs.
+    AskLogs(AskedLogs),
+    /// Lines of them, in order of their time; none when all that is there has been told.
+    Logs(Vec<TaskLine>),
+    /// All of them have ended.
+    LogsOver,
 }
 
 /// The most bytes that a frame of this kind may have; 0 for what nodes do not say to each other.
@@ -71,18 +77,21 @@ pub const fn limit(kind: Kind) -> usize {
         | Kind::PEER_PING
         | Kind::PEER_ENDING
         | Kind::PEER_GOING_DOWN
+        | Kind::PEER_LOGS_OVER
         | Kind::PEER_PONG => SMALL_BYTES_MAX,
         Kind::PEER_JOIN
         | Kind::PEER_JOINED
         | Kind::PEER_RENEWED
         | Kind::PEER_PRESENT
+        | Kind::PEER_ASK_LOGS
         | Kind::PEER_TOLD => JOIN_BYTES_MAX,
         Kind::PEER_RAFT
         | Kind::PEER_PART
         | Kind::PEER_ASSIGN
         | Kind::PEER_REPORT
         | Kind::PEER_FORWARD
-        | Kind::PEER_FORWARDED => MEMBER_BYTES_MAX,
+        | Kind::PEER_FORWARDED
+        | Kind::PEER_LOGS => MEMBER_BYTES_MAX,
         _ => 0,
     }
 }
@@ -111,6 +120,9 @@ impl Message {
             Self::Pong(_) => Kind::PEER_PONG,
             Self::Forward(_) => Kind::PEER_FORWARD,
             Self::Forwarded(_) => Kind::PEER_FORWARDED,
+            Self::AskLogs(_) => Kind::PEER_ASK_LOGS,
+            Self::Logs(_) => Kind::PEER_LOGS,
+            Self::LogsOver => Kind::PEER_LOGS_OVER,
         }
     }
 
@@ -130,7 +142,11 @@ impl Message {
             Self::Renewed(it) => wire::encode_into(kind, FIRST, it, max, out),
             Self::Told(it) => wire::encode_into(kind, FIRST, it, max, out),
             Self::Present(it) => wire::encode_into(kind, FIRST, it, max, out),
-            Self::Ending | Self::GoingDown => wire::encode_into(kind, FIRST, &(), max, out),
+            Self::Ending | Self::GoingDown | Self::LogsOver => {
+                wire::encode_into(kind, FIRST, &(), max, out)
+            }
+            Self::AskLogs(it) => wire::encode_into(kind, FIRST, it, max, out),
+            Self::Logs(it) => wire::encode_into(kind, FIRST, it, max, out),
             Self::Ping(it) | Self::Pong(it) => wire::encode_into(kind, FIRST, it, max, out),
             Self::Renew(bytes)
             | Self::Raft(bytes)
@@ -168,6 +184,9 @@ impl Message {
             Kind::PEER_PING => frame.decode(kind, FIRST).map(Self::Ping),
             Kind::PEER_PONG => frame.decode(kind, FIRST).map(Self::Pong),
             Kind::PEER_FORWARD => raw().map(Self::Forward),
+            Kind::PEER_ASK_LOGS => frame.decode(kind, FIRST).map(Self::AskLogs),
+            Kind::PEER_LOGS => frame.decode(kind, FIRST).map(Self::Logs),
+            Kind::PEER_LOGS_OVER => frame.decode(kind, FIRST).map(|()| Self::LogsOver),
             Kind::PEER_FORWARDED => raw().map(Self::Forwarded),
             _ => Err(WireError::Unknown { kind, version: frame.version }),
         }

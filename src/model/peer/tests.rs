@@ -1,6 +1,7 @@
 //! Who may make which call, and the frozen bytes of every frame.
 
 use super::*;
+use crate::base::id::TaskId;
 use crate::model::wire::{self, Frame, WireError};
 
 const NODE: NodeId = NodeId::new(7);
@@ -60,6 +61,20 @@ fn messages() -> Vec<Message> {
         Message::Ending,
         Message::Told(Told::States(vec![(NODE, NodeState::Down)])),
         Message::GoingDown,
+        Message::AskLogs(AskedLogs {
+            tasks: vec![TaskId::new(7)],
+            follow: true,
+            tail: Some(300),
+            since_ns: Some(-1),
+            until_ns: None,
+        }),
+        Message::Logs(vec![TaskLine {
+            task: TaskId::new(7),
+            is_stderr: true,
+            time_ns: 300,
+            text: "a\n".into(),
+        }]),
+        Message::LogsOver,
     ]
 }
 
@@ -103,16 +118,25 @@ fn every_call_asks_for_its_proof() {
     let unjudged = Caller { standing: Standing::Unjudged, ..manager };
     let removed = Caller { removed: true, ..manager };
     let none = || Err(CertificateNeeded);
-    // Join, Renew, Raft, Session, Forward
+    // Join, Renew, Raft, Session, Forward, Logs
     let table = [
-        (None, [Ok(()), none(), none(), none(), none()]),
-        (Some(worker), [Ok(()), Ok(()), Err(ManagerNeeded), Ok(()), Err(ManagerNeeded)]),
-        (Some(manager), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
-        (Some(unjudged), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
-        (Some(expired), [Ok(()), Ok(()), Err(Expired), Err(Expired), Err(Expired)]),
-        (Some(drawer), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
-        (Some(demoted), [Ok(()), Ok(()), Err(ManagerNeeded), Ok(()), Err(ManagerNeeded)]),
-        (Some(removed), [Ok(()), Err(Removed), Err(Removed), Err(Removed), Err(Removed)]),
+        (None, [Ok(()), none(), none(), none(), none(), none()]),
+        (
+            Some(worker),
+            [Ok(()), Ok(()), Err(ManagerNeeded), Ok(()), Err(ManagerNeeded), Err(ManagerNeeded)],
+        ),
+        (Some(manager), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
+        (Some(unjudged), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
+        (Some(expired), [Ok(()), Ok(()), Err(Expired), Err(Expired), Err(Expired), Err(Expired)]),
+        (Some(drawer), [Ok(()), Ok(()), Ok(()), Ok(()), Ok(()), Ok(())]),
+        (
+            Some(demoted),
+            [Ok(()), Ok(()), Err(ManagerNeeded), Ok(()), Err(ManagerNeeded), Err(ManagerNeeded)],
+        ),
+        (
+            Some(removed),
+            [Ok(()), Err(Removed), Err(Removed), Err(Removed), Err(Removed), Err(Removed)],
+        ),
     ];
     for (caller, results) in table {
         for (call, result) in Call::ALL.into_iter().zip(results) {

@@ -12,12 +12,14 @@ use skep::base::time::{Now, Span, Time, Wall};
 use skep::daemon::handle::{
     Command, Facts, Failure, InitRequest, JoinRequest, Reply, SwarmState, Tokens, TrustChange, View,
 };
-use skep::daemon::shown::{ImageStore, InUse, LogLine, LogNext, LogQuery, Volume};
+use skep::daemon::logs::LinesNext;
+use skep::daemon::shown::{ImageStore, InUse, Volume};
 use skep::host::images::{Platform as ImagePlatform, RegistryConfig};
 use skep::logic::manager::Manager;
 use skep::logic::manager::io::{Assignments, Config, Input, Output, Report};
 use skep::logic::raft::io::{Recovered, Timing};
 use skep::model::node::{NodeDescription, Platform, Role};
+use skep::model::peer::{AskedLogs, TaskLine};
 use skep::model::task::{Task, TaskState, TaskStatus};
 
 const NODE: NodeId = NodeId::new(0x1234_5678_9abc_def0_1234_5678_9abc_def0);
@@ -90,23 +92,25 @@ impl Twin {
 
 /// A log that was written beforehand; the lines have the times 1 s, 2 s, …
 struct Script {
+    task: TaskId,
     follow: bool,
     lines: VecDeque<(u32, Option<(bool, &'static str)>)>,
 }
 
 impl LogSource for Script {
-    fn next(&mut self, wait: Duration) -> Result<LogNext, ApiError> {
+    fn next(&mut self, wait: Duration) -> Result<LinesNext, ApiError> {
         Ok(match self.lines.pop_front() {
-            Some((n, Some((is_stderr, text)))) => LogNext::Line(LogLine {
+            Some((n, Some((is_stderr, text)))) => LinesNext::Line(TaskLine {
+                task: self.task,
                 is_stderr,
                 time_ns: i128::from(n) * 1_000_000_000,
                 text: text.to_owned(),
             }),
             Some((_, None)) | None if self.follow => {
                 std::thread::sleep(wait);
-                LogNext::Idle
+                LinesNext::Idle
             }
-            Some((_, None)) | None => LogNext::End,
+            Some((_, None)) | None => LinesNext::End,
         })
     }
 }
@@ -230,12 +234,12 @@ impl Engine for Twin {
         Ok(())
     }
 
-    fn logs(&self, _task: TaskId, query: LogQuery) -> Result<Box<dyn LogSource>, ApiError> {
+    fn logs(&self, _node: NodeId, query: AskedLogs) -> Result<Box<dyn LogSource>, ApiError> {
         let mut lines: VecDeque<_> = (1..).zip(self.log.iter().copied()).collect();
         let skipped =
             query.tail.map_or(0, |tail| lines.len().saturating_sub(usize::try_from(tail).unwrap()));
         lines.drain(..skipped);
-        Ok(Box::new(Script { follow: query.follow, lines }))
+        Ok(Box::new(Script { task: query.tasks[0], follow: query.follow, lines }))
     }
 }
 

@@ -69,6 +69,57 @@ fn check_whole(store: &ImageStore, root: &Path) {
     assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0, "tmp");
 }
 
+/// Not a test of its own: the process whose system calls [`a_name_comes_after_the_sync`] reads.
+#[test]
+fn traced_child() {
+    let Ok(root) = std::env::var("SKEP_TEST_TRACED") else { return };
+    open(Path::new(&root)).load(&archive(1)[..], &mut |_| {}).unwrap();
+}
+
+#[test]
+fn a_name_comes_after_the_sync() {
+    let dir = Dir::new();
+    let (root, trace) = (dir.path("store"), dir.path("trace"));
+    fs::create_dir_all(&root).unwrap();
+    let calls = "trace=fsync,fdatasync,syncfs,rename,renameat,renameat2";
+    let output = Command::new("strace")
+        .args(["-f", "-y", "-s", "4096", "-e", calls, "-o"])
+        .arg(&trace)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "images::crash::traced_child"])
+        .env("SKEP_TEST_TRACED", &root)
+        .output()
+        .expect("strace is needed by this test");
+    assert!(output.status.success(), "{output:?}");
+    let text = fs::read_to_string(&trace).unwrap();
+    let calls: Vec<&str> = text.lines().filter(|line| line.contains("store")).collect();
+    let mut seen = Vec::new();
+    for (at, call) in calls.iter().enumerate().filter(|(_, call)| call.contains("rename")) {
+        let paths: Vec<&str> = call.split('"').skip(1).step_by(2).collect();
+        let [from, to] = paths[..] else { panic!("{call}") };
+        let kind =
+            ["/layers/", "/blobs/", "/records/", "/names"].iter().find(|it| to.contains(**it));
+        let Some(kind) = kind else { continue };
+        seen.push(*kind);
+        let before = calls[..at].iter().any(|earlier| {
+            let its_own = earlier.contains(&format!("<{from}>")) && earlier.ends_with("= 0");
+            its_own && (earlier.contains("sync(") || earlier.contains("syncfs("))
+        });
+        assert!(before, "{call} is not preceded by its sync:\n{text}");
+        let folder = Path::new(to).parent().unwrap().display().to_string();
+        let after = calls[at..]
+            .iter()
+            .any(|later| later.contains("fsync(") && later.contains(&format!("<{folder}>")));
+        assert!(after, "{call} is not followed by the sync of {folder}:\n{text}");
+    }
+    let last = |kind: &str| seen.iter().rposition(|other| *other == kind);
+    let first = |kind: &str| seen.iter().position(|other| *other == kind);
+    assert_eq!(seen.iter().filter(|kind| **kind == "/layers/").count(), 2, "{seen:?}");
+    // A record counts on its layers, a name on its record.
+    assert!(last("/layers/") < first("/records/"), "{seen:?}");
+    assert!(first("/records/").is_some() && last("/records/") < first("/names"), "{seen:?}");
+}
+
 #[test]
 fn killed_at_any_moment_the_store_is_whole() {
     let dir = Dir::new();

@@ -1,5 +1,6 @@
 //! Shims and runc that stand still: what hangs is settled, and nobody else has to wait for it.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -71,6 +72,34 @@ fn a_shim_whose_socket_is_full_is_watched_all_the_same() {
     kill(shim, Signal::SIGKILL).unwrap();
     let exit = world.wait(task(1));
     assert_eq!((exit.code, exit.shim_lost), (255, true));
+}
+
+#[test]
+fn a_shim_that_takes_no_connection_is_tried_again_while_others_speak() {
+    let mut world = World::new();
+    world.launch(task(1), &world.shell("sleep 1000")).unwrap();
+    let shim = freeze(&world, 1);
+    let path = world.config.exec_root.join(format!("tasks/{}/shim.sock", task(1)));
+    let waiting = fill_up(&path);
+    assert_eq!(world.reopen().found().unwrap()[0].state, FoundState::Silent);
+    let (told, spoken) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !told.load(Ordering::SeqCst) {
+                let n = spoken.fetch_add(1, Ordering::SeqCst) + 2;
+                world.launch(task(n.into()), &world.inputs(&["true"])).unwrap();
+                world.runtime().remove(task(n.into())).unwrap();
+            }
+        });
+        until("another one speaks", || spoken.load(Ordering::SeqCst) > 1);
+        kill(shim, Signal::SIGKILL).unwrap();
+        // Whatever happens, the other thread ends.
+        let exit = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.wait(task(1))));
+        told.store(true, Ordering::SeqCst);
+        let exit = exit.unwrap();
+        assert_eq!((exit.code, exit.shim_lost), (255, true));
+    });
+    drop(waiting);
 }
 
 /// Connections until no more are taken.
