@@ -282,7 +282,13 @@ fn nodes_whose_addresses_change_are_found_again() {
     let manager =
         cluster.nodes[0].ok(&["node", "inspect", "--format", "{{.ManagerStatus.Addr}}", "self"]);
     assert_eq!(manager, "10.9.0.101:2377");
-    // Also one that was off while the manager moved, and has moved itself.
+    // Also one that was off while the manager moved, and has moved itself: it knows where another
+    // node was heard.
+    let file = cluster.nodes[2].data_root().join("node/gossip");
+    cluster.nodes[2].wait("where the other worker is", || {
+        let kept = std::fs::read(&file).ok()?;
+        kept.windows(4).any(|it| it == [10, 9, 0, 102]).then_some(())
+    });
     cluster.nodes[2].stop_daemon();
     cluster.move_to(0, "10.9.0.101", "10.9.0.111");
     cluster.wait_ready_at(0, "10.9.0.102");
