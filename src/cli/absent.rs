@@ -14,7 +14,7 @@ const ABSENT: [(&str, &[&str]); 6] = [
             "promote", "unlock", "unlock-key",
         ],
     ),
-    ("swarm", &["unlock", "unlock-key", "update"]),
+    ("swarm", &["unlock", "unlock-key"]),
     ("node", &["remove"]),
     ("image", &["build", "history", "import", "push", "save", "tag"]),
     ("volume", &["update"]),

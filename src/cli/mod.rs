@@ -140,6 +140,9 @@ fn execute(skep: Skep, hooks: &Hooks) -> Result<(), CliError> {
         Command::Node(node) => node::run(node.command, ctx),
         Command::Pull(pull) => image::pull(&pull, ctx),
         Command::Service(service) => service::run(service.command, ctx),
+        Command::Update(update) | Command::Swarm(args::swarm::Swarm {
+            command: args::swarm::SwarmCommand::Update(update),
+        }) => swarm::update(&update, ctx),
         Command::Version(version) => system::version(&version, ctx),
         Command::Volume(volume) => volume::run(volume.command, ctx),
     };

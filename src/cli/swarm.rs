@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::args::swarm::{Ca, Init, Join, JoinToken, Leave};
+use super::args::swarm::{Ca, Init, Join, JoinToken, Leave, Update};
 use super::context::Context;
 use super::error::{CliError, plain};
 use super::args::Command;
@@ -40,6 +40,7 @@ pub fn default_host(command: &Command) -> Result<String, CliError> {
         | Command::Service(_)
         | Command::Swarm(_)
         | Command::System(_)
+        | Command::Update(_)
         | Command::Version(_)
         | Command::Volume(_) => return Ok(DEFAULT_HOST.to_owned()),
     };
@@ -258,6 +259,23 @@ fn advise(error: CliError) -> CliError {
         }
         error => error,
     }
+}
+
+/// Changes the swarm's settings.
+pub fn update(args: &Update, ctx: &mut Context) -> Result<(), CliError> {
+    let Update { cert_expiry, task_history_limit } = args;
+    if cert_expiry.is_none() && task_history_limit.is_none() {
+        return Err(plain("name what to change: --cert-expiry or --task-history-limit"));
+    }
+    let mut swarm: SwarmJson = ctx.client.get("/swarm")?;
+    if let Some(expiry) = cert_expiry {
+        swarm.spec.ca_config.node_cert_expiry = *expiry;
+    }
+    if task_history_limit.is_some() {
+        swarm.spec.orchestration.task_history_retention_limit = *task_history_limit;
+    }
+    ctx.client.post(&format!("/swarm/update?version={}", swarm.version.index), &swarm.spec)?;
+    ctx.line("Swarm updated.")
 }
 
 /// Leaves the swarm.

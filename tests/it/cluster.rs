@@ -313,6 +313,32 @@ fn a_manager_among_several_moves_and_who_leads_does_not_matter() {
 }
 
 #[test]
+fn a_node_that_others_hear_is_not_down_although_its_leader_does_not() {
+    let cluster = Cluster::swarm(&["worker", "worker"]);
+    let [first, ..] = &cluster.nodes[..] else { panic!("three nodes") };
+    // Both workers have kept two addresses: gossip has gone all ways.
+    for node in &cluster.nodes[1..] {
+        let file = node.data_root().join("node/gossip");
+        node.wait("two addresses", || {
+            std::fs::metadata(&file).is_ok_and(|file| file.len() >= 90).then_some(())
+        });
+    }
+    let rules = "add table inet cut
+        add chain inet cut in { type filter hook input priority -10; }
+        add rule inet cut in ip saddr 10.9.0.3 drop
+        add chain inet cut out { type filter hook output priority -10; }
+        add rule inet cut out ip daddr 10.9.0.3 drop";
+    must(first.command("nft").arg(rules));
+    let begun = Instant::now();
+    cluster.wait_state(0, 2, "unknown");
+    cluster.wait_state(0, 2, "down");
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(8), "down after {took:?}: only its own link is cut");
+    must(first.command("nft").args(["delete", "table", "inet", "cut"]));
+    cluster.wait_state(0, 2, "ready");
+}
+
+#[test]
 fn a_node_that_leaves_is_down_at_once() {
     let cluster = Cluster::swarm(&["worker"]);
     let [first, second] = &cluster.nodes[..] else { panic!("two nodes") };

@@ -6,7 +6,7 @@ use crate::api::engine::Engine;
 use crate::api::errors::ApiError;
 use crate::api::respond::Reply;
 use crate::base::time::Span;
-use crate::daemon::handle::{Failure, InitRequest, JoinRequest, TrustChange};
+use crate::daemon::handle::{Command, Failure, InitRequest, JoinRequest, TrustChange};
 use crate::model::cluster::Founding;
 use crate::model::engine::swarm as json;
 use crate::model::node::{Availability, Role};
@@ -40,9 +40,13 @@ pub(super) fn join(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, Ap
     Ok(Reply::empty(200))
 }
 
-/// `POST /swarm/update`: new join tokens, another root or life of certificates. What the spec says of
-/// other things is not changed.
+/// `POST /swarm/update`: new join tokens, another root or life of certificates, labels, and how many
+/// old tasks are kept.
 pub(super) fn update(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, ApiError> {
+    let version = call.query.text("version");
+    let version = version.parse().map_err(|_not_a_number| {
+        ApiError::new(400, format!("invalid swarm version '{version}': it must be a number"))
+    })?;
     let mut roles = Vec::new();
     for (flag, role) in
         [("rotateWorkerToken", Role::Worker), ("rotateManagerToken", Role::Manager)]
@@ -52,14 +56,20 @@ pub(super) fn update(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, 
         }
     }
     let asked: json::SwarmSpec = call.json()?;
-    let life = life(&asked.ca_config)?.filter(|_| roles.is_empty());
+    let view = engine.view()?;
+    let cluster = view.cluster.as_ref().ok_or(Failure::NoSwarm)?;
+    check_unchanged(&asked, &convert::node::swarm(cluster).spec)?;
+    let had = engine.tokens()?.life;
+    let life = life(&asked.ca_config)?.filter(|life| *life != had);
     let new_root = asked.ca_config.force_rotate > 0;
-    let life = match life {
-        Some(life) if engine.tokens()?.life != life => Some(life),
-        Some(_) | None => None,
-    };
-    if roles.is_empty() && life.is_none() && !new_root {
-        return Err(ApiError::unimplemented("changing the cluster's settings"));
+    let mut spec = cluster.spec();
+    spec.labels = asked.labels;
+    if let Some(limit) = asked.orchestration.task_history_retention_limit {
+        spec.task_history_limit = limit;
+    }
+    // First what may be refused because somebody else was faster.
+    if spec != cluster.spec() {
+        engine.command(Command::UpdateCluster { version, spec: Box::new(spec) })?;
     }
     if !roles.is_empty() {
         engine.change_trust(TrustChange::Tokens(roles))?;
@@ -68,6 +78,21 @@ pub(super) fn update(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, 
         engine.change_trust(TrustChange::Certificates { life, new_root })?;
     }
     Ok(Reply::empty(200))
+}
+
+/// Refuses what this program does not do; what is left out stays as it is.
+fn check_unchanged(asked: &json::SwarmSpec, shown: &json::SwarmSpec) -> Result<(), ApiError> {
+    if asked.encryption_config.auto_lock_managers {
+        return Err(ApiError::unimplemented("locking managers"));
+    }
+    if asked.raft != json::RaftConfig::default() && asked.raft != shown.raft {
+        return Err(ApiError::unimplemented("changing the settings of Raft"));
+    }
+    let heartbeat = asked.dispatcher.heartbeat_period;
+    if heartbeat != 0 && heartbeat != shown.dispatcher.heartbeat_period {
+        return Err(ApiError::unimplemented("changing how often workers report"));
+    }
+    Ok(())
 }
 
 /// How long certificates are to live, where that is said.

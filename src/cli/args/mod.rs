@@ -47,6 +47,7 @@ pub enum Command {
     Service(service::Service),
     Swarm(swarm::Swarm),
     System(system::System),
+    Update(swarm::Update),
     Version(system::Version),
     Volume(volume::Volume),
 }

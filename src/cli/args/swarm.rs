@@ -1,4 +1,4 @@
-//! `ca`, `init`, `join`, `join-token`, `leave` and their Docker names below `swarm`.
+//! `ca`, `init`, `join`, `join-token`, `leave`, `update` and their Docker names below `swarm`.
 
 use argh::{ArgsInfo, FromArgs};
 
@@ -21,6 +21,7 @@ pub enum SwarmCommand {
     Join(Join),
     JoinToken(JoinToken),
     Leave(Leave),
+    Update(Update),
 }
 
 /// Initialize a swarm
@@ -117,6 +118,18 @@ pub struct JoinToken {
     /// worker or manager
     #[argh(positional)]
     pub role: String,
+}
+
+/// Update the swarm
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "update")]
+pub struct Update {
+    /// validity period for node certificates (ns|us|ms|s|m|h) (default 2160h0m0s)
+    #[argh(option, arg_name = "duration", from_str_fn(crate::cli::parse::value::duration))]
+    pub cert_expiry: Option<i64>,
+    /// task history retention limit (default 5)
+    #[argh(option, arg_name = "int", from_str_fn(crate::cli::parse::value::int))]
+    pub task_history_limit: Option<i64>,
 }
 
 /// Leave the swarm
