@@ -2,6 +2,7 @@
 //! own client.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -40,6 +41,21 @@ fn wait_slots(node: &Node, service: &str, count: usize) {
         let slots: BTreeSet<u64> = running.iter().filter_map(|it| it["Slot"].as_u64()).collect();
         (running.len() == count && slots.len() == count).then_some(())
     });
+}
+
+/// Task, process and the process's start time of each running container.
+fn containers(node: &Node, service: &str) -> BTreeSet<(String, u64, String)> {
+    let tasks = node.tasks(service, "running").into_iter();
+    tasks
+        .map(|task| {
+            let pid = task["Status"]["ContainerStatus"]["PID"].as_u64().expect("a process");
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+            // Field 22, counted from behind the name, which may hold blanks.
+            let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+            let started = after.split_whitespace().nth(19).unwrap_or_default().to_owned();
+            (task["ID"].to_string(), pid, started)
+        })
+        .collect()
 }
 
 #[test]
@@ -113,6 +129,24 @@ fn a_power_cut_is_survived_by_the_service_and_by_the_machine() {
     cluster.nodes[2].start_daemon();
     cluster.wait_state(0, 2, "ready");
     wait_slots(&cluster.nodes[0], "website", 5);
+}
+
+#[test]
+fn all_daemons_are_restarted_one_after_the_other_and_no_container_stops() {
+    let mut cluster = Cluster::swarm(&["manager", "manager"]);
+    cluster.nodes[0].ok(&[&CREATE[..], &["--replicas", "5", "skep/hello"]].concat());
+    cluster.nodes[0].wait_running("website", 5);
+    let before = containers(&cluster.nodes[0], "website");
+    assert_eq!(before.len(), 5);
+    for n in 0..3 {
+        cluster.nodes[n].stop_daemon();
+        cluster.nodes[n].start_daemon();
+        for seen_by in 0..3 {
+            cluster.wait_state(seen_by, n, "ready");
+        }
+        cluster.nodes[n].wait_running("website", 5);
+        assert_eq!(containers(&cluster.nodes[n], "website"), before, "after {n}");
+    }
 }
 
 #[test]
