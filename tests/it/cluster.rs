@@ -1,5 +1,6 @@
 //! Several machines: three daemons in three network namespaces on one bridge.
 
+mod chapter;
 mod faults;
 mod history;
 
