@@ -4,14 +4,12 @@ use std::sync::mpsc::SyncSender;
 
 use super::brain::{Brain, reply};
 use super::handle::{Failure, InitRequest};
-use super::leading::host_of;
+use super::identity::is_foreign;
 use crate::base::chain;
 use crate::base::id::NodeId;
 use crate::base::time::Span;
 use crate::host::address;
-use crate::logic::manager::io::Command;
 use crate::model::cluster::Founding;
-use crate::model::node::Role;
 
 /// Who waits for a cluster that begins.
 #[derive(Debug)]
@@ -75,18 +73,12 @@ impl Brain {
         }
         log::warn!("this manager goes on alone, as the only one of the swarm (epoch {epoch})");
         if let Some(address) = advertise {
+            self.identity.foreign = is_foreign(&address);
             self.identity.advertise.clone_from(&address);
             if let Err(err) = self.identity.write(self.host.data.path()) {
                 log::error!("cannot keep the address {address}: {}", chain::text(&err));
             }
-            let command = Command::AddNode {
-                id,
-                description: Box::new(self.node.acts.description().clone()),
-                role: Role::Manager,
-                address: host_of(&address).to_owned(),
-                manager: Some(address),
-            };
-            self.put(command, super::asking::Waiter::Nobody);
+            self.look_at_addresses();
         }
         Ok(epoch)
     }

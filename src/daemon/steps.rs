@@ -102,7 +102,8 @@ impl Steps {
         &self.description
     }
 
-    /// Carries out one action and writes the task's record beside it.
+    /// Carries out one action and writes the task's record beside it. What is done for the record's
+    /// sake has failed where that could not be written: an address is told to be free behind it.
     pub(super) fn perform(&self, task: TaskId, work: Work) -> Performed {
         if let Action::Prepare(prepare) = &work.action {
             match self.absent(&prepare.container.image) {
@@ -113,12 +114,17 @@ impl Steps {
         }
         let Work { action, record, lease } = work;
         let done = std::thread::scope(|scope| {
+            let needs_record = matches!(action, Action::Clean | Action::Remember);
             let beside = record.map(|record| side(scope, || self.remember(task, *record)));
             let done = self.act(task, action);
-            if let Some(Err(failed)) = beside.map(|thread| thread.and_then(joined)) {
-                log::warn!("cannot write the record of task {task}: {}", failed.err);
+            let written = beside.map_or(Ok(()), |thread| thread.and_then(joined).flatten());
+            match written {
+                Ok(()) => done,
+                Err(failed) => {
+                    log::warn!("cannot write the record of task {task}: {}", failed.err);
+                    if needs_record { done.and(Err(failed)) } else { done }
+                }
             }
-            done
         });
         drop(lease);
         Performed::Ended(done.unwrap_or_else(Outcome::from))
@@ -137,15 +143,13 @@ impl Steps {
     }
 
     /// Writes a task's record anew; its image and boot stay.
-    fn remember(&self, task: TaskId, record: Record) {
+    fn remember(&self, task: TaskId, record: Record) -> Result<(), Failed> {
         let written = TaskRecord::read(&self.data, task).and_then(|old| {
             let Some(TaskRecord { image, boot, .. }) = old else { return Ok(()) };
             let Record { task, networks, own, fence } = record;
             TaskRecord { task, networks, own, fence, image, boot }.write(&self.data)
         });
-        if let Err(err) = written {
-            log::warn!("cannot write the record of task {task}: {}", chain::text(&err));
-        }
+        written.map_err(|err| Failed::host(chain::text(&err)))
     }
 
     /// Keeps the fence of a newer leader. Where that fails, an older leader may be heard again after

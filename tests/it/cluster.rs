@@ -1,5 +1,6 @@
 //! Several machines: three daemons in three network namespaces on one bridge.
 
+mod chapter;
 mod faults;
 mod history;
 
@@ -282,7 +283,13 @@ fn nodes_whose_addresses_change_are_found_again() {
     let manager =
         cluster.nodes[0].ok(&["node", "inspect", "--format", "{{.ManagerStatus.Addr}}", "self"]);
     assert_eq!(manager, "10.9.0.101:2377");
-    // Also one that was off while the manager moved, and has moved itself.
+    // Also one that was off while the manager moved, and has moved itself: it knows where another
+    // node was heard.
+    let file = cluster.nodes[2].data_root().join("node/gossip");
+    cluster.nodes[2].wait("where the other worker is", || {
+        let kept = std::fs::read(&file).ok()?;
+        kept.windows(4).any(|it| it == [10, 9, 0, 102]).then_some(())
+    });
     cluster.nodes[2].stop_daemon();
     cluster.move_to(0, "10.9.0.101", "10.9.0.111");
     cluster.wait_ready_at(0, "10.9.0.102");
@@ -310,6 +317,32 @@ fn a_manager_among_several_moves_and_who_leads_does_not_matter() {
             "skep/hello",
         ]);
     }
+}
+
+#[test]
+fn a_node_that_others_hear_is_not_down_although_its_leader_does_not() {
+    let cluster = Cluster::swarm(&["worker", "worker"]);
+    let [first, ..] = &cluster.nodes[..] else { panic!("three nodes") };
+    // Both workers have kept two addresses: gossip has gone all ways.
+    for node in &cluster.nodes[1..] {
+        let file = node.data_root().join("node/gossip");
+        node.wait("two addresses", || {
+            std::fs::metadata(&file).is_ok_and(|file| file.len() >= 90).then_some(())
+        });
+    }
+    let rules = "add table inet cut
+        add chain inet cut in { type filter hook input priority -10; }
+        add rule inet cut in ip saddr 10.9.0.3 drop
+        add chain inet cut out { type filter hook output priority -10; }
+        add rule inet cut out ip daddr 10.9.0.3 drop";
+    must(first.command("nft").arg(rules));
+    let begun = Instant::now();
+    cluster.wait_state(0, 2, "unknown");
+    cluster.wait_state(0, 2, "down");
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(8), "down after {took:?}: only its own link is cut");
+    must(first.command("nft").args(["delete", "table", "inet", "cut"]));
+    cluster.wait_state(0, 2, "ready");
 }
 
 #[test]

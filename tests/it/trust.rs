@@ -103,10 +103,14 @@ impl Clocks {
     }
 
     fn set(&self, n: usize, days: i64) {
+        self.set_secs(n, days * 86_400);
+    }
+
+    fn set_secs(&self, n: usize, secs: i64) {
         // Whole or not at all, as a clock is set.
         let file = &self.files[n];
         let new = file.with_extension("new");
-        std::fs::write(&new, (days * 86_400).to_string()).expect("clock");
+        std::fs::write(&new, secs.to_string()).expect("clock");
         std::fs::rename(&new, file).expect("clock");
     }
 }
@@ -205,4 +209,35 @@ fn a_clock_that_goes_14_years_ahead_and_comes_back() {
     cluster.nodes[2].stop_daemon();
     cluster.nodes[2].start_daemon();
     cluster.wait_state(0, 2, "ready");
+}
+
+#[test]
+fn a_certificate_is_renewed_after_half_of_its_life_and_before_its_end() {
+    let (clocks, nodes) = Clocks::new(2, "life");
+    let mut cluster = Cluster::of(nodes);
+    cluster.nodes[0].ok(&["init", "--advertise-addr", &address(0)]);
+    assert_eq!(cluster.nodes[0].ok(&["update", "--cert-expiry", "1h"]), "Swarm updated.");
+    let refused = cluster.nodes[0].fails(&["swarm", "update", "--cert-expiry", "59m"]);
+    assert!(refused.err.contains("minimum certificate expiry time"), "{refused:?}");
+    cluster.nodes[0].ok(&["swarm", "update", "--task-history-limit", "3"]);
+    let spec = cluster.nodes[0].api("/swarm")["Spec"].clone();
+    assert_eq!(spec["CAConfig"]["NodeCertExpiry"], 3_600_000_000_000_u64);
+    assert_eq!(spec["Orchestration"]["TaskHistoryRetentionLimit"], 3);
+    join(&cluster, 1, "worker");
+    let first = certificate(&cluster.nodes[1]);
+    for (minutes, renewed) in [(28, false), (50, true)] {
+        for n in 0..2 {
+            clocks.set_secs(n, minutes * 60);
+        }
+        // It looks when it starts, and every ten minutes.
+        cluster.nodes[1].stop_daemon();
+        cluster.nodes[1].start_daemon();
+        cluster.wait_state(0, 1, "ready");
+        let node = &cluster.nodes[1];
+        if renewed {
+            node.wait("it has renewed", || (certificate(node) != first).then_some(()));
+        } else {
+            assert!(certificate(node) == first, "after {minutes} minutes of 60");
+        }
+    }
 }

@@ -310,7 +310,7 @@ mod tests {
             let parsed = mount(asked.clone()).unwrap();
             let is_plain = matches!(parsed.kind, MountKind::Bind { .. });
             assert_eq!(is_plain, !writable && !forced);
-            assert_eq!(super::super::container::mount(&parsed), asked, "inspect shows it");
+            assert_eq!(crate::api::convert::container::mount(&parsed), asked, "inspect shows it");
         }
         for (asked, why) in [
             (asked(false, true, false, |_| {}), "need ReadOnly"),

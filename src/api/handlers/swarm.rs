@@ -9,7 +9,7 @@ use crate::base::time::Span;
 use crate::daemon::handle::{
     Command, Failure, InitRequest, JoinRequest, LockChange, SwarmState, TrustChange,
 };
-use crate::model::cluster::{ClusterSpec, Founding};
+use crate::model::cluster::Founding;
 use crate::model::engine::swarm as json;
 use crate::model::node::{Availability, Role};
 use crate::model::pem;
@@ -45,8 +45,12 @@ pub(super) fn join(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, Ap
 }
 
 /// `POST /swarm/update`: new join tokens, another root or life of certificates, managers that lock
-/// themselves, how many old tasks are kept. What the spec says of other things is not changed.
+/// themselves, labels, and how many old tasks are kept.
 pub(super) fn update(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, ApiError> {
+    let version = call.query.text("version");
+    let version = version.parse().map_err(|_not_a_number| {
+        ApiError::new(400, format!("invalid swarm version '{version}': it must be a number"))
+    })?;
     let mut roles = Vec::new();
     for (flag, role) in
         [("rotateWorkerToken", Role::Worker), ("rotateManagerToken", Role::Manager)]
@@ -57,16 +61,24 @@ pub(super) fn update(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, 
     }
     let rotate = call.query.flag("rotateManagerUnlockKey");
     let asked: json::SwarmSpec = call.json()?;
+    let view = engine.view()?;
+    let cluster = view.cluster.as_ref().ok_or(Failure::NoSwarm)?;
+    check_unchanged(&asked, &convert::node::swarm(cluster).spec)?;
+    let had = engine.tokens()?.life;
+    let life = life(&asked.ca_config)?.filter(|life| *life != had);
+    let new_root = asked.ca_config.force_rotate > 0;
+    let mut spec = cluster.spec();
+    spec.labels = asked.labels;
+    if let Some(limit) = asked.orchestration.task_history_retention_limit {
+        spec.task_history_limit = limit;
+    }
+    // First what may be refused because somebody else was faster.
+    if spec != cluster.spec() {
+        engine.command(Command::UpdateCluster { version, spec: Box::new(spec) })?;
+    }
     if !roles.is_empty() {
         engine.change_trust(TrustChange::Tokens(roles))?;
-        return Ok(Reply::empty(200));
     }
-    let new_root = asked.ca_config.force_rotate > 0;
-    let life = match life(&asked.ca_config)? {
-        Some(life) if engine.tokens()?.life != life => Some(life),
-        Some(_) | None => None,
-    };
-    update_history(engine, &asked)?;
     if life.is_some() || new_root {
         engine.change_trust(TrustChange::Certificates { life, new_root })?;
     }
@@ -79,19 +91,6 @@ pub(super) fn update(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, 
     engine.view()?;
     engine.unlock_key()?;
     Ok(Reply::empty(200))
-}
-
-/// How many old tasks are kept, where that is said and another number than before.
-fn update_history(engine: &dyn Engine, asked: &json::SwarmSpec) -> Result<(), ApiError> {
-    let Some(limit) = asked.orchestration.task_history_retention_limit else { return Ok(()) };
-    let view = engine.view()?;
-    let cluster = view.cluster.as_ref().ok_or(Failure::NoSwarm)?;
-    if cluster.task_history_limit == limit {
-        return Ok(());
-    }
-    let spec = Box::new(ClusterSpec { task_history_limit: limit, ..cluster.spec() });
-    engine.command(Command::UpdateCluster { version: cluster.meta.version, spec })?;
-    Ok(())
 }
 
 /// `GET /swarm/unlockkey`.
@@ -116,6 +115,18 @@ pub(super) fn unlock(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, 
         },
     }
     Ok(Reply::empty(200))
+}
+
+/// Refuses what this program does not do; what is left out stays as it is.
+fn check_unchanged(asked: &json::SwarmSpec, shown: &json::SwarmSpec) -> Result<(), ApiError> {
+    if asked.raft != json::RaftConfig::default() && asked.raft != shown.raft {
+        return Err(ApiError::unimplemented("changing the settings of Raft"));
+    }
+    let heartbeat = asked.dispatcher.heartbeat_period;
+    if heartbeat != 0 && heartbeat != shown.dispatcher.heartbeat_period {
+        return Err(ApiError::unimplemented("changing how often workers report"));
+    }
+    Ok(())
 }
 
 /// How long certificates are to live, where that is said.

@@ -94,7 +94,7 @@ impl Watch {
             return Some(Refusal::Removed);
         }
         let managers_only =
-            matches!(expects, Expects::Call(Call::Raft | Call::Forward, End::Caller));
+            matches!(expects, Expects::Call(Call::Raft | Call::Forward | Call::Logs, End::Caller));
         let demoted = managers_only && self.trust.is_demoted(self.node, self.issued);
         demoted.then_some(Refusal::ManagerNeeded)
     }

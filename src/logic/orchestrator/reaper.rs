@@ -3,7 +3,7 @@
 use super::draft::Draft;
 use super::jobs;
 use crate::model::service::Service;
-use crate::model::task::Task;
+use crate::model::task::{Task, TaskState};
 
 /// Ended tasks that a slot keeps; `None` keeps all (swarmkit `orchestrator/taskreaper`).
 pub(super) fn limit(service: &Service, cluster_limit: i64) -> Option<usize> {
@@ -23,7 +23,9 @@ pub(super) fn reap(draft: &mut Draft<'_>) {
     for ids in slots.held.values().filter(|ids| ids.len() > limit) {
         let service = draft.service();
         let ended = |task: &Task| {
-            let kept = task.is_wanted() && jobs::is_of_run(task, service);
+            // Also of one that was told to stop, on a node that was drained, and completed first.
+            let result = service.spec.mode.is_job() && task.status.state == TaskState::Complete;
+            let kept = (task.is_wanted() || result) && jobs::is_of_run(task, service);
             task.status.state.is_terminal() && !kept
         };
         let ended: Vec<_> =

@@ -102,6 +102,9 @@ impl Progress {
         match &mut self.flow {
             Flow::Probe { waits, bare } => (*waits, *bare) = (false, *bare || *waits),
             Flow::Snapshot { sent, bare, .. } => (*sent, *bare) = (None, *bare || sent.is_some()),
+            // One that was started again agrees with nothing before it is told where the logs agree; it
+            // would apply nothing, and answer no read, as long as there is nothing new to send.
+            Flow::Replicate if self.under_way.is_empty() => self.probe(self.matched + 1, false),
             Flow::Replicate => {
                 for (.., at) in &mut self.under_way {
                     *at = Time(0);

@@ -43,6 +43,7 @@ impl Worker {
                     match action {
                         Some(action) => {
                             machine.doing = Some(doing);
+                            machine.kept_before = machine.kept;
                             let record = record(machine, doing, &self.networks, self.fence);
                             out.push(Output::Act { task: *id, action, record });
                         }
@@ -96,7 +97,8 @@ impl Worker {
                 machine.host = Host::Empty;
                 machine.kept = None;
             }
-            Outcome::Remembered | Outcome::Late => {}
+            Outcome::Remembered => machine.retry = None,
+            Outcome::Late => {}
             Outcome::Failed { err, temporary, starting } => {
                 failed(machine, now, doing, err, temporary, starting);
             }
@@ -213,7 +215,12 @@ fn failed(
             }
         }
         // The signal that was not sent is followed by SIGKILL, which is tried again.
-        Doing::Stop | Doing::Kill | Doing::Remember => {}
-        Doing::Clean | Doing::Remove => machine.try_again(now),
+        Doing::Stop | Doing::Kill => {}
+        // Perhaps it was the record that could not be written: what it says is not known.
+        Doing::Clean | Doing::Remember => {
+            machine.kept = machine.kept_before;
+            machine.try_again(now);
+        }
+        Doing::Remove => machine.try_again(now),
     }
 }

@@ -110,6 +110,8 @@ pub(super) struct Machine {
     pub(super) uncovered: bool,
     /// What its record says; none where there is none.
     pub(super) kept: Option<Kept>,
+    /// What it said before the action that was begun last.
+    pub(super) kept_before: Option<Kept>,
     /// When it was last seen to start, in this run.
     pub(super) started_at: Option<Time>,
     /// When it was seen to have ended, in this run.
@@ -159,6 +161,7 @@ impl Machine {
             cut_off: None,
             uncovered: false,
             kept: None,
+            kept_before: None,
             started_at: None,
             ended_at: None,
             status: task.status.clone(),

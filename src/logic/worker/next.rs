@@ -36,11 +36,15 @@ pub(super) fn next(machine: &Machine, now: Time, applied: u64) -> Step {
     if !machine.assigned || machine.doing.is_some() {
         return Step::Idle;
     }
-    let step = match (wanted_step(machine, now, applied), machine.retry) {
+    let wanted = wanted_step(machine, now, applied);
+    let remembers = wanted == Step::Idle && machine.is_to_remember();
+    let step = if remembers { Step::Act(Doing::Remember) } else { wanted };
+    match (step, machine.retry) {
+        // A record that could not be written holds up no signal.
+        (Step::Act(Doing::Stop | Doing::Kill), _) => step,
         (Step::Act(_), Some(retry)) if now < retry.at => Step::Wait(retry.at),
         (step, _) => step,
-    };
-    if step == Step::Idle && machine.is_to_remember() { Step::Act(Doing::Remember) } else { step }
+    }
 }
 
 fn wanted_step(machine: &Machine, now: Time, applied: u64) -> Step {

@@ -291,8 +291,8 @@ fn what_a_real_node_refuses() {
         ),
         (
             &["swarm", "init"],
-            "Error response from daemon: This node is already part of a swarm. Use \"docker swarm \
-             leave\" to leave this swarm and join another one.\n"
+            "Error response from daemon: This node is already part of a swarm. Use \"skep leave\" \
+             to leave this swarm and join another one.\n"
                 .to_owned(),
         ),
     ] {

@@ -68,8 +68,11 @@ fn logs_of_all_nodes_are_merged_and_what_is_missing_is_told() {
     });
     assert!(told(&all).1, "not in order:\n{all}");
     let far = task_on(first, &cluster.id(2));
-    let one = first.ok(&["service", "logs", "--tail", "2", &far]);
-    assert_eq!(of(&one, &far).len(), 2, "{one}");
+    first.wait("its last two are two", || {
+        let one = first.ok(&["service", "logs", "--tail", "2", &far]);
+        assert!(of(&one, &far).len() <= 2, "{one}");
+        (of(&one, &far).len() == 2).then_some(())
+    });
     let refused = second.fails(&["service", "logs", "talk"]);
     assert!(refused.err.contains("Worker nodes can't be used to view"), "{refused:?}");
 

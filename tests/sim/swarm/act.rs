@@ -20,9 +20,6 @@ impl World {
         alive: bool,
     ) {
         let faults = self.faults;
-        if let Some(record) = record {
-            self.machines[machine].host.remember(task, record);
-        }
         let it = &self.machines[machine];
         let mono = it.clock.now(self.now).mono;
         let late = matches!(action, Action::Start { by: Some(by) } if mono >= *by);
@@ -32,6 +29,16 @@ impl World {
         } else {
             self.machines[machine].host.act(task, action, rng)
         };
+        // What failed may have failed for the record.
+        let failed = matches!(outcome, wio::Outcome::Failed { .. });
+        let unwritten = record.is_some()
+            && failed
+            && matches!(action, Action::Clean | Action::Remember)
+            && self.rng.one_in(2);
+        count(&mut self.counts, "records not written", u64::from(unwritten));
+        if let Some(record) = record.filter(|_| !unwritten) {
+            self.machines[machine].host.remember(task, record);
+        }
         count(&mut self.counts, "late starts", u64::from(late));
         trace!(self.now, "{machine} did {} {task}: {outcome:?}", act_point(action));
         self.note_running(machine);

@@ -39,5 +39,6 @@ macro_rules! scripts {
 
 scripts! {
     check_quorum, conflict, doubt, doubt_all, doubt_stale, election, figure_8, force, left, lost, membership, pre_vote, read, refused,
+    restarted,
     snapshot, sole_voter, transfer,
 }
