@@ -7,13 +7,14 @@ use std::time::Duration;
 use super::errors::ApiError;
 use crate::base::id::NodeId;
 use crate::daemon::handle::{
-    Command, Facts, Failure, Handle, InitRequest, JoinRequest, Lines, Reply, SwarmState, Tokens,
+    Command, Facts, Failure, Handle, InitRequest, JoinRequest, Lines, LockChange, Reply, SwarmState, Tokens,
     TrustChange, View,
 };
 use crate::daemon::logs::LinesNext;
 use crate::daemon::shown::{ImageStore, InUse, Volume};
 use crate::model::engine::Labels;
 use crate::model::node::Role;
+use crate::model::unlock_key::UnlockKey;
 use crate::model::peer::AskedLogs;
 
 /// The daemon, as far as the API asks it. Every call may block, for as long as its own deadline.
@@ -56,6 +57,24 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// As [`command`](Self::command), or for a life of certificates that is too short.
     fn change_trust(&self, change: TrustChange) -> Result<(), Failure>;
+
+    /// The key that unlocks managers, where they need one.
+    ///
+    /// # Errors
+    /// As [`tokens`](Self::tokens).
+    fn unlock_key(&self) -> Result<Option<UnlockKey>, Failure>;
+
+    /// Changes whether managers need a key, or which one.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command), or because there is no key to be replaced.
+    fn change_lock(&self, change: LockChange) -> Result<(), Failure>;
+
+    /// Unlocks this manager.
+    ///
+    /// # Errors
+    /// When it is not locked, or with another key.
+    fn unlock(&self, key: UnlockKey) -> Result<(), Failure>;
 
     /// Leaves the cluster.
     ///
@@ -158,6 +177,18 @@ impl Engine for Handle {
 
     fn change_trust(&self, change: TrustChange) -> Result<(), Failure> {
         Self::change_trust(self, change)
+    }
+
+    fn unlock_key(&self) -> Result<Option<UnlockKey>, Failure> {
+        Self::unlock_key(self)
+    }
+
+    fn change_lock(&self, change: LockChange) -> Result<(), Failure> {
+        Self::change_lock(self, change)
+    }
+
+    fn unlock(&self, key: UnlockKey) -> Result<(), Failure> {
+        Self::unlock(self, key)
     }
 
     fn leave(&self, force: bool) -> Result<(), Failure> {

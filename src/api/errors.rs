@@ -58,7 +58,11 @@ impl From<Failure> for ApiError {
             | Failure::NotManager
             | Failure::Manager(_)
             | Failure::Join(_)
+            | Failure::Locked
+            | Failure::LockedLeave
             | Failure::Stopping => 503,
+            Failure::WrongKey => 401,
+            Failure::NotLocked => 409,
             Failure::LastManager | Failure::Invalid(_) => 400,
             Failure::Host(_) => 500,
             Failure::Late => 504,

@@ -25,6 +25,10 @@ pub enum Route<'a> {
     SwarmUpdate,
     /// `/swarm/leave`
     SwarmLeave,
+    /// `/swarm/unlock`
+    SwarmUnlock,
+    /// `GET /swarm/unlockkey`
+    SwarmUnlockKey,
     /// `/skep/shutdown`, which Docker does not have
     Shutdown,
     /// `GET /nodes`
@@ -122,6 +126,7 @@ fn get<'a>(method: &str, first: &str, rest: &'a str) -> Option<Route<'a>> {
         ("events", "") => Route::Events,
         ("plugins", "") => Route::Plugins,
         ("swarm", "") => Route::Swarm,
+        ("swarm", "unlockkey") => Route::SwarmUnlockKey,
         ("nodes", "") => Route::Nodes,
         ("services", "") => Route::Services,
         ("tasks", "") => Route::Tasks,
@@ -147,6 +152,7 @@ fn post<'a>(first: &str, rest: &'a str) -> Option<Route<'a>> {
         ("swarm", "join") => Route::SwarmJoin,
         ("swarm", "update") => Route::SwarmUpdate,
         ("swarm", "leave") => Route::SwarmLeave,
+        ("swarm", "unlock") => Route::SwarmUnlock,
         ("skep", "shutdown") => Route::Shutdown,
         ("services", "create") => Route::ServiceCreate,
         ("images", "create") => Route::ImagePull,
@@ -200,6 +206,8 @@ mod tests {
             ("POST", "/services/create", Route::ServiceCreate),
             ("POST", "/skep/shutdown", Route::Shutdown),
             ("GET", "/skep/shutdown", Route::NotFound),
+            ("GET", "/swarm/unlockkey", Route::SwarmUnlockKey),
+            ("POST", "/swarm/unlock", Route::SwarmUnlock),
             ("POST", "/services/web/update", Route::ServiceUpdate("web")),
             ("GET", "/services/web/logs", Route::ServiceLogs("web")),
             ("GET", "/images/json", Route::Images),

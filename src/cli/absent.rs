@@ -2,7 +2,7 @@
 
 /// Commands by the group that they stand in. Below those of Docker's own names, those of the top
 /// level that would be short names here, as `init` is.
-const ABSENT: [(&str, &[&str]); 6] = [
+const ABSENT: [(&str, &[&str]); 5] = [
     (
         "",
         &[
@@ -11,10 +11,9 @@ const ABSENT: [(&str, &[&str]); 6] = [
             "inspect", "kill", "login", "logout", "logs", "manifest", "network", "pause", "plugin",
             "port", "ps", "push", "rename", "restart", "rm", "run", "save", "search", "secret",
             "stack", "start", "stats", "stop", "tag", "top", "trust", "unpause", "wait", "demote",
-            "promote", "unlock", "unlock-key",
+            "promote",
         ],
     ),
-    ("swarm", &["unlock", "unlock-key"]),
     ("node", &["remove"]),
     ("image", &["build", "history", "import", "push", "save", "tag"]),
     ("volume", &["update"]),

@@ -25,6 +25,7 @@ pub mod table;
 pub mod tasks;
 pub mod template;
 pub mod template_functions;
+pub mod unlock;
 pub mod volume;
 
 use std::io::{self, Write};
@@ -136,13 +137,19 @@ fn execute(skep: Skep, hooks: &Hooks) -> Result<(), CliError> {
         Command::Leave(leave) | Command::Swarm(args::swarm::Swarm {
             command: args::swarm::SwarmCommand::Leave(leave),
         }) => swarm::leave(&leave, ctx),
+        Command::Unlock(_) | Command::Swarm(args::swarm::Swarm {
+            command: args::swarm::SwarmCommand::Unlock(_),
+        }) => unlock::unlock(ctx),
+        Command::UnlockKey(key) | Command::Swarm(args::swarm::Swarm {
+            command: args::swarm::SwarmCommand::UnlockKey(key),
+        }) => unlock::unlock_key(&key, ctx),
+        Command::Update(update) | Command::Swarm(args::swarm::Swarm {
+            command: args::swarm::SwarmCommand::Update(update),
+        }) => unlock::update(&update, ctx),
         Command::Load(load) => image::load(&load, ctx),
         Command::Node(node) => node::run(node.command, ctx),
         Command::Pull(pull) => image::pull(&pull, ctx),
         Command::Service(service) => service::run(service.command, ctx),
-        Command::Update(update) | Command::Swarm(args::swarm::Swarm {
-            command: args::swarm::SwarmCommand::Update(update),
-        }) => swarm::update(&update, ctx),
         Command::Version(version) => system::version(&version, ctx),
         Command::Volume(volume) => volume::run(volume.command, ctx),
     };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::args::swarm::{Ca, Init, Join, JoinToken, Leave, Update};
+use super::args::swarm::{Ca, Init, Join, JoinToken, Leave};
 use super::context::Context;
 use super::error::{CliError, plain};
 use super::args::Command;
@@ -40,6 +40,8 @@ pub fn default_host(command: &Command) -> Result<String, CliError> {
         | Command::Service(_)
         | Command::Swarm(_)
         | Command::System(_)
+        | Command::Unlock(_)
+        | Command::UnlockKey(_)
         | Command::Update(_)
         | Command::Version(_)
         | Command::Volume(_) => return Ok(DEFAULT_HOST.to_owned()),
@@ -65,6 +67,7 @@ pub fn init(args: Init, ctx: &mut Context, hooks: &Hooks) -> Result<(), CliError
         listen_addr: args.listen_addr.unwrap_or_else(|| "0.0.0.0:2377".to_owned()),
         advertise_addr: args.advertise_addr.unwrap_or_default(),
         force_new_cluster: args.force_new_cluster,
+        auto_lock_managers: args.autolock,
         availability: args.availability.unwrap_or_default(),
         spec: SwarmSpec {
             orchestration: OrchestrationConfig { task_history_retention_limit: history },
@@ -83,6 +86,10 @@ pub fn init(args: Init, ctx: &mut Context, hooks: &Hooks) -> Result<(), CliError
             "\nTo add a worker to this swarm, run the following command:\n\n    {line}\n\nTo add a \
              manager to this swarm, run 'skep join-token manager' and follow the instructions.\n"
         ))?;
+    }
+    if args.autolock {
+        ctx.line("")?;
+        super::unlock::show_key(ctx)?;
     }
     ctx.print(
         "\nTo run a first service, which answers on port 80 of this machine:\n\n    \
@@ -259,23 +266,6 @@ fn advise(error: CliError) -> CliError {
         }
         error => error,
     }
-}
-
-/// Changes the swarm's settings.
-pub fn update(args: &Update, ctx: &mut Context) -> Result<(), CliError> {
-    let Update { cert_expiry, task_history_limit } = args;
-    if cert_expiry.is_none() && task_history_limit.is_none() {
-        return Err(plain("name what to change: --cert-expiry or --task-history-limit"));
-    }
-    let mut swarm: SwarmJson = ctx.client.get("/swarm")?;
-    if let Some(expiry) = cert_expiry {
-        swarm.spec.ca_config.node_cert_expiry = *expiry;
-    }
-    if task_history_limit.is_some() {
-        swarm.spec.orchestration.task_history_retention_limit = *task_history_limit;
-    }
-    ctx.client.post(&format!("/swarm/update?version={}", swarm.version.index), &swarm.spec)?;
-    ctx.line("Swarm updated.")
 }
 
 /// Leaves the swarm.

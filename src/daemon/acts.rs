@@ -94,9 +94,13 @@ impl Acts {
                     Ok(Event::Pulled { image, .. }) => {
                         self.lanes.pulled(&image);
                     }
-                    Ok(Event::Command { answer, .. } | Event::ChangeTrust { answer, .. }) => {
-                        reply(&answer, Err(Failure::NoSwarm));
-                    }
+                    Ok(
+                        Event::Command { answer, .. }
+                        | Event::ChangeTrust { answer, .. }
+                        | Event::ChangeLock { answer, .. },
+                    ) => reply(&answer, Err(Failure::NoSwarm)),
+                    Ok(Event::UnlockKey { answer }) => reply(&answer, Err(Failure::NoSwarm)),
+                    Ok(Event::Unlock { answer, .. }) => reply(&answer, Err(Failure::NoSwarm)),
                     Ok(Event::Leave { answer, .. }) => reply(&answer, Err(Failure::NotInSwarm)),
                     Ok(Event::Init { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),
                     Ok(Event::Join { answer, .. }) => reply(&answer, Err(Failure::AlreadySwarm)),

@@ -47,6 +47,8 @@ pub(super) enum Waiter {
     Address { node: NodeId, number: u64 },
     /// The cluster's trust is written.
     Trust,
+    /// The unlock key of a new cluster is written.
+    Lock,
     /// A step of its rotation is.
     Rotation,
     /// Nobody: it is done again when it is still needed.
@@ -184,6 +186,7 @@ impl Brain {
             Waiter::Join(joining) => self.joined(*joining, result),
             Waiter::Address { node, number } => self.addressed(node, number, result.is_ok()),
             Waiter::Trust => self.trust_written(result.is_ok()),
+            Waiter::Lock => self.lock_written(result.is_ok()),
             Waiter::Rotation => self.rotated(result.is_ok()),
             Waiter::Nobody => {
                 if let Err(err) = result {

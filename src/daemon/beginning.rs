@@ -104,7 +104,7 @@ impl Brain {
     pub(super) fn tell_begun(&mut self) {
         let Some(seat) = &self.node.seat else { return };
         let epoch = seat.manager.store().cluster().map_or(0, |cluster| cluster.epoch);
-        if let Some(beginner) = self.init.take_if(|it| it.epoch <= epoch) {
+        if let Some(beginner) = self.init.take_if(|it| it.epoch <= epoch && !self.lock.is_founding()) {
             reply(&beginner.answer, Ok(self.node.id));
         }
     }

@@ -19,6 +19,7 @@ use super::handle::{Event, Failure, Shared, SwarmState};
 use super::identity::Identity;
 use super::leading::Leading;
 use super::links::Links;
+use super::locking::Locking;
 use super::log_thread::{LogThread, Persist, Write};
 use super::node::Host;
 use super::papers::Issuer;
@@ -31,6 +32,7 @@ use crate::base::time::{Now, Span, Time};
 use crate::host::clock::Clock;
 use crate::host::pki::Authority;
 use crate::host::runtime::ExitEvent;
+use crate::host::vault::Vault;
 use crate::logic::manager::{self, Manager};
 use crate::logic::raft::codec;
 use crate::logic::worker::{self, Worker};
@@ -87,6 +89,7 @@ pub(super) struct Setting {
     pub(super) managers: Vec<ManagerAddress>,
     /// The root of a cluster that has none in its store yet.
     pub(super) founding: Option<Authority>,
+    pub(super) vault: Vault,
 }
 
 /// The loop's own state.
@@ -111,6 +114,7 @@ pub(super) struct Brain {
     pub(super) founding: Option<Authority>,
     /// How long certificates are to live in a cluster that has no trust yet.
     pub(super) certificate_life: Span,
+    pub(super) lock: Locking,
     /// Index up to which the store was looked at.
     pub(super) seen: u64,
     /// Who leads, as far as this node's manager knows.
@@ -130,7 +134,7 @@ pub(super) struct Brain {
 
 impl Brain {
     pub(super) fn new(node: Node, setting: Setting, exits: Receiver<ExitEvent>) -> Self {
-        let Setting { host, shared, identity, clock, requests, managers, founding } = setting;
+        let Setting { host, shared, identity, clock, requests, managers, founding, vault } = setting;
         Self {
             host,
             shared,
@@ -145,6 +149,7 @@ impl Brain {
             issuer: None,
             founding,
             certificate_life: CERTIFICATE_LIFE,
+            lock: Locking::new(vault),
             seen: 0,
             leader: None,
             stopping: None,
@@ -216,7 +221,7 @@ impl Brain {
         let lead = self.lead.as_ref().and_then(|lead| lead.deadline(self.clock.now().mono));
         let stop = self.stopping.map(|(by, _)| by);
         let (worker, again) = (self.node.worker.deadline(), self.waiting.deadline());
-        let all = [manager, worker, lead, again, stop, self.gossip.deadline()];
+        let all = [manager, worker, lead, again, stop, self.gossip.deadline(), self.lock.deadline()];
         all.into_iter().flatten().min()
     }
 
@@ -239,6 +244,9 @@ impl Brain {
             Event::Join { answer, .. } => reply(&answer, Err(Failure::AlreadySwarm)),
             Event::Tokens { answer } => reply(&answer, self.tokens()),
             Event::ChangeTrust { change, answer } => self.change_trust(change, answer),
+            Event::UnlockKey { answer } => reply(&answer, self.unlock_key()),
+            Event::ChangeLock { change, answer } => self.change_lock(change, answer),
+            Event::Unlock { answer, .. } => reply(&answer, Err(self.not_locked())),
             Event::Leave { force, answer } => {
                 if let Some(refused) = self.must_stay().filter(|_| !force) {
                     reply(&answer, Err(refused));
@@ -369,6 +377,7 @@ impl Brain {
         }
         self.look_at_trust();
         self.look_at_rotation(now);
+        self.look_at_lock(now.mono);
         self.attend(now);
         self.tell_states();
     }

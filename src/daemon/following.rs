@@ -161,7 +161,7 @@ impl Brain {
 
     /// This node becomes a manager, with an empty log: the leader tells it all.
     fn take_seat(&mut self) {
-        match self.host.new_seat(&self.identity, &self.shared) {
+        match self.host.new_seat(&self.identity, &self.shared, &self.lock.vault) {
             Ok(seat) => self.node.seat = Some(seat),
             Err(err) => {
                 self.broken = Some(chain::text(&err));
@@ -186,6 +186,7 @@ impl Brain {
             // It is emptied before another one is begun, too.
             log::warn!("{}", chain::text(&err));
         }
+        self.give_up_lock();
         log::info!("this node is a worker now");
         self.give_up_waiting();
         self.issuer = None;

@@ -13,9 +13,11 @@ use async_channel::Receiver;
 use async_io::Timer;
 use smol::future::or;
 
-use super::brain::{Node, reply};
+use super::acts::Acts;
+use super::brain::reply;
 use super::handle::Event;
 use super::node::Host;
+use super::plane_thread::PlaneThread;
 use super::records::TaskRecord;
 use crate::base::chain;
 use crate::base::id::TaskId;
@@ -45,11 +47,16 @@ struct Stopping {
 
 impl Host {
     /// Ends what runs here, then tells who asked for it.
-    pub(super) async fn stop_what_runs(&self, node: &mut Node, events: &Receiver<Event>) {
+    pub(super) async fn stop_what_runs(
+        &self,
+        acts: &mut Acts,
+        plane: &PlaneThread,
+        events: &Receiver<Event>,
+    ) {
         let end = Instant::now() + DOWN_MAX;
-        let answer = node.acts.take_leaving();
-        node.acts.close();
-        node.plane.set(LAST_GENERATION, Vec::new());
+        let answer = acts.take_leaving();
+        acts.close();
+        plane.set(LAST_GENERATION, Vec::new());
         let left = async {
             while let Ok(event) = events.recv().await {
                 if matches!(event, Event::RoutesApplied { generation: LAST_GENERATION, .. }) {

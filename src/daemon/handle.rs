@@ -28,6 +28,7 @@ use super::steps::Work;
 use crate::model::cluster::Founding;
 use crate::model::node::{Availability, NodeDescription, Role};
 use crate::model::peer::AskedLogs;
+use crate::model::unlock_key::UnlockKey;
 
 /// Longest time that a command may take before its caller is told that it did not finish.
 pub(super) const COMMAND_SECS_MAX: u64 = 30;
@@ -65,6 +66,12 @@ pub(super) enum Event {
     Tokens { answer: SyncSender<Result<Tokens, Failure>> },
     /// Change that.
     ChangeTrust { change: TrustChange, answer: SyncSender<Result<Reply, Failure>> },
+    /// Tell the key that unlocks managers; none where they lock themselves not.
+    UnlockKey { answer: SyncSender<Result<Option<UnlockKey>, Failure>> },
+    /// Change that.
+    ChangeLock { change: LockChange, answer: SyncSender<Result<Reply, Failure>> },
+    /// Unlock this manager.
+    Unlock { key: UnlockKey, answer: SyncSender<Result<(), Failure>> },
     /// Forget the cluster and everything of it.
     Leave { force: bool, answer: SyncSender<Result<(), Failure>> },
     /// Ask a node for logs.
@@ -113,6 +120,8 @@ pub enum SwarmState {
         /// It is a manager.
         manager: bool,
     },
+    /// In one, as a manager that waits for its unlock key.
+    Locked,
 }
 
 /// Facts about this machine and this daemon.
@@ -145,6 +154,8 @@ pub struct InitRequest {
     pub founding: Founding,
     /// How long a node's certificate lives; 90 days where nothing is said.
     pub certificate_life: Option<Span>,
+    /// Managers need a key after a restart.
+    pub autolock: bool,
     /// Of a manager: it goes on alone with all that it holds, and the others are out.
     pub force_new_cluster: bool,
 }
@@ -202,6 +213,17 @@ pub enum TrustChange {
     },
 }
 
+/// What a user may change of the lock of managers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockChange {
+    /// They need a key after a restart.
+    On,
+    /// They need none.
+    Off,
+    /// They need another one.
+    Rotate,
+}
+
 /// Why a call did not give what was asked for. `Display` is for the user.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
@@ -242,6 +264,22 @@ pub enum Failure {
         "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. "
     )]
     LastManager,
+    /// Docker's text for what needs the store of a locked manager; 503.
+    #[error(
+        "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"skep unlock\" to unlock it."
+    )]
+    Locked,
+    /// Docker's text for `leave` of a locked manager without force; 503.
+    #[error(
+        "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message."
+    )]
+    LockedLeave,
+    /// Docker's text for `unlock` of a manager that is not locked; 409.
+    #[error("swarm is not locked")]
+    NotLocked,
+    /// Docker's text for `unlock` with another key; 401.
+    #[error("swarm could not be unlocked: invalid key provided")]
+    WrongKey,
     /// What was given cannot be used; 400.
     #[error("{0}")]
     Invalid(String),
@@ -325,6 +363,30 @@ impl Handle {
     /// is too short.
     pub fn change_trust(&self, change: TrustChange) -> Result<(), Failure> {
         self.ask(|answer| Event::ChangeTrust { change, answer }).map(drop)
+    }
+
+    /// The key that unlocks managers; none where they need none.
+    ///
+    /// # Errors
+    /// As [`tokens`](Self::tokens).
+    pub fn unlock_key(&self) -> Result<Option<UnlockKey>, Failure> {
+        self.ask(|answer| Event::UnlockKey { answer })
+    }
+
+    /// Changes whether managers need a key, or which one.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command), and [`Failure::Invalid`] where there is no key to be replaced.
+    pub fn change_lock(&self, change: LockChange) -> Result<(), Failure> {
+        self.ask(|answer| Event::ChangeLock { change, answer }).map(drop)
+    }
+
+    /// Unlocks this manager; no task is touched.
+    ///
+    /// # Errors
+    /// [`Failure::WrongKey`], [`Failure::NotLocked`], or what the host said.
+    pub fn unlock(&self, key: UnlockKey) -> Result<(), Failure> {
+        self.ask(|answer| Event::Unlock { key, answer })
     }
 
     /// Leaves the cluster: containers, networks and state of it are removed.

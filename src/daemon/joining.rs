@@ -93,7 +93,7 @@ impl Host {
 
     /// Tells the cluster that this node, which has just joined, cannot begin.
     pub(super) async fn withdraw(&self) {
-        let papers = Credentials::read(self.data.path());
+        let papers = Credentials::read(self.data.path(), None);
         match (papers, papers::read_managers(&self.data)) {
             (Ok(Some(credentials)), Ok(managers)) => withdraw(&credentials, &managers).await,
             (_, _) => log::warn!("the swarm cannot be told that this node does not join it"),
@@ -106,7 +106,7 @@ impl Host {
         papers::write_managers(&self.data, &papers.managers).map_err(|err| failed(&err))?;
         let kept = Kept { keys: papers.gossip_keys.clone(), ..Kept::default() };
         papers::write_gossip(&self.data, &kept).map_err(|err| failed(&err))?;
-        papers.credentials.write(self.data.path()).map_err(|err| failed(&err))?;
+        papers.credentials.write(self.data.path(), None).map_err(|err| failed(&err))?;
         made.write(self.data.path()).map_err(|err| failed(&err))
     }
 }

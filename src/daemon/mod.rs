@@ -23,6 +23,8 @@ mod joining;
 mod lanes;
 mod leading;
 mod links;
+mod locked;
+mod locking;
 mod log_thread;
 pub mod logs;
 mod node;
@@ -32,6 +34,7 @@ mod plane_thread;
 mod records;
 mod rotating;
 mod signals;
+mod starting;
 mod steps;
 mod waiting;
 
@@ -41,14 +44,16 @@ use std::sync::{Arc, RwLock};
 
 use async_channel::Receiver;
 
-use self::brain::Ended;
+use self::brain::{Brain, Ended};
 use self::entering::Entry;
 use self::handle::{Event, Failure, Handle, Shared, SwarmState};
 use self::identity::Identity;
+use self::locked::After;
 use self::node::Host;
 use self::options::Options;
 use crate::base::chain;
 use crate::host;
+use crate::host::vault::{Found, Locked, Vault};
 
 /// Events that may wait for the brain; a sender on a thread of its own waits beyond that, an API
 /// thread is told that the daemon is busy.
@@ -167,10 +172,64 @@ async fn stop(
     events: &Receiver<Event>,
 ) -> Result<(), Fatal> {
     if goes_down {
-        host.stop_what_runs(&mut node, events).await;
+        host.stop_what_runs(&mut node.acts, &node.plane, events).await;
     }
     node.stop();
     Ok(())
+}
+
+/// The node as its files leave it, and who has just asked for it.
+enum Begun {
+    Node(Box<Brain>),
+    /// It is a manager that waits for its unlock key.
+    Locked(Locked),
+    /// It could not, and who asked for it is told.
+    Refused,
+}
+
+/// Starts the node; one that was asked for is answered.
+async fn begin(
+    host: &Arc<Host>,
+    shared: &Arc<Shared>,
+    known: &Identity,
+    entry: Option<Entry>,
+) -> Result<Begun, Fatal> {
+    let made = match &entry {
+        Some(Entry::Made { unlock, .. }) => unlock.as_ref().map(|(vault, _)| vault.clone()),
+        Some(Entry::Joined { .. }) | None => None,
+    };
+    let found = match made {
+        Some(vault) => Ok(Found::Open(vault)),
+        None => Vault::find(&host.data),
+    };
+    let started = match found.map_err(|err| Fatal::new("cannot read the keys of this node", err)) {
+        Ok(Found::Locked(locked)) if entry.is_none() => return Ok(Begun::Locked(locked)),
+        Ok(Found::Locked(_)) => Err(Fatal::told("the keys of another swarm are in the way")),
+        Ok(Found::Open(vault)) => Host::start_node(host, known, shared, vault),
+        Err(fatal) => Err(fatal),
+    };
+    match (started, entry) {
+        (Ok(mut brain), Some(Entry::Made { founding, certificate_life, unlock, answer })) => {
+            brain.lock.found(unlock.map(|(_, key)| key));
+            brain.answer_init(founding, certificate_life, answer);
+            Ok(Begun::Node(Box::new(brain)))
+        }
+        (Ok(brain), Some(Entry::Joined { role, answer })) => {
+            brain.tell_api();
+            brain::reply(&answer, Ok(role));
+            Ok(Begun::Node(Box::new(brain)))
+        }
+        (Ok(brain), None) => Ok(Begun::Node(Box::new(brain))),
+        // Who has just asked for a swarm is told; a daemon that was in one cannot go on.
+        (Err(fatal), Some(how)) => {
+            if matches!(how, Entry::Joined { .. }) {
+                host.withdraw().await;
+            }
+            how.refuse(give_up(host, &fatal));
+            Ok(Begun::Refused)
+        }
+        (Err(fatal), None) => Err(fatal),
+    }
 }
 
 /// From swarm to none and back, until the daemon is told to stop.
@@ -192,26 +251,19 @@ async fn lives(
             (identity, entry) = (Some(made), Some(how));
             continue;
         };
-        let brain = match (Host::start_node(host, &known, shared), entry.take()) {
-            (Ok(mut brain), Some(Entry::Made { founding, certificate_life, answer })) => {
-                brain.answer_init(founding, certificate_life, answer);
-                brain
-            }
-            (Ok(brain), Some(Entry::Joined { role, answer })) => {
-                brain.tell_api();
-                brain::reply(&answer, Ok(role));
-                brain
-            }
-            (Ok(brain), None) => brain,
-            // Who has just asked for a swarm is told; a daemon that was in one cannot go on.
-            (Err(fatal), Some(how)) => {
-                if matches!(how, Entry::Joined { .. }) {
-                    host.withdraw().await;
+        let brain = match begin(host, shared, &known, entry.take()).await? {
+            Begun::Node(brain) => brain,
+            Begun::Refused => continue,
+            Begun::Locked(keys) => {
+                let hands = Host::hands(host, &known, shared, |_task| None)?;
+                brain::publish(shared, SwarmState::Locked);
+                start()?;
+                match locked::run(host, shared, known.clone(), keys, hands, events).await {
+                    After::Unlocked(brain) => brain,
+                    After::Stopped => return Ok(()),
+                    After::Left => continue,
                 }
-                how.refuse(give_up(host, &fatal));
-                continue;
             }
-            (Err(fatal), None) => return Err(fatal),
         };
         brain.tell_api();
         start()?;
@@ -228,7 +280,8 @@ async fn lives(
             }
             Ended::Leave => {
                 brain::publish(shared, SwarmState::Inactive);
-                host.leave(node, known, events).await;
+                let (acts, others) = node.parts();
+                host.leave(acts, others, known, events).await;
             }
         }
     }

@@ -1,52 +1,31 @@
-//! The host parts of one daemon, and the life of a node in a swarm: made, started, left.
+//! The host parts of one daemon, and the life of a node in a swarm: made and left. How it is started is
+//! beside, in `starting`.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::acts::Acts;
-use super::brain::{Brain, Node, Seat, Setting};
-use super::handle::{Facts, Failure, InitRequest, Shared};
+use super::brain::Node;
+use super::handle::{Facts, Failure, InitRequest};
 use super::identity::{self, Identity};
-use super::links::{Links, Setup};
-use super::log_thread::LogThread;
 use super::options::Options;
 use super::papers;
-use super::plane_thread::PlaneThread;
 use super::records;
 use super::rotating::check_life;
-use super::steps::Steps;
 use super::{Fatal, facts};
 use crate::base::chain;
-use crate::base::id::{ClusterId, NodeId, TaskId};
-use crate::base::rng::Rng;
-use crate::base::time::Span;
+use crate::base::id::{ClusterId, NodeId};
 use crate::host::clock::Clock;
 use crate::host::dataplane::{Dataplane, DataplaneConfig};
 use crate::host::disk::layout::{DataRoot, ExecRoot};
 use crate::host::disk::lock::RootLock;
-use crate::host::disk::{Wal, key};
 use crate::host::images::{ImageStore, RegistryConfig};
 use crate::host::net::{Net, NetConfig};
-use crate::host::peers::{Clocks, Endpoint};
-use crate::host::pki::{Authority, Credentials, Trust};
 use crate::host::runtime::{Runtime, RuntimeConfig};
 use crate::host::failpoint::NoSuchPoint;
-use crate::host::{cgroup_home, clock, entropy, failpoint};
-use crate::logic::raft::codec;
-use crate::logic::raft::io::{Recovered, Snapshot, Timing};
-use crate::logic::manager::{self, Manager, wire};
-use crate::logic::worker::{self, Worker};
+use crate::host::{cgroup_home, entropy, failpoint};
 use crate::model::network::Subnet;
-use crate::model::node::Role;
-use crate::model::peer::{ManagerAddress, Present};
-
-/// Reports of a worker are gathered for this long before they are logged.
-const REPORT_BATCH: Span = Span::from_millis(100);
-
-/// The log is compacted when it has grown by this much since the last snapshot.
-const SNAPSHOT_AFTER_BYTES: u64 = 4 << 20;
 
 /// The block that the cluster's networks get their subnets from.
 const POOL: Subnet = Subnet { base: std::net::Ipv4Addr::new(10, 0, 0, 0), prefix: 8 };
@@ -60,10 +39,10 @@ pub(super) struct Host {
     pub(super) facts: Facts,
     pub(super) images: Arc<ImageStore>,
     pub(super) runtime: Arc<Runtime>,
-    net: Arc<Net>,
+    pub(super) net: Arc<Net>,
     pub(super) data: DataRoot,
-    plane: DataplaneConfig,
-    clock: Clock,
+    pub(super) plane: DataplaneConfig,
+    pub(super) clock: Clock,
     // Held for the whole life of the process.
     _locks: [RootLock; 2],
 }
@@ -205,196 +184,21 @@ impl Host {
         Ok(made)
     }
 
-    /// Recovers the node from its papers, its log and its task folders.
-    pub(super) fn start_node(
-        host: &Arc<Self>,
-        identity: &Identity,
-        shared: &Arc<Shared>,
-    ) -> Result<Brain, Fatal> {
-        let events = shared.brain.clone();
-        let (credentials, founding) = host.credentials(identity)?;
-        let managers = papers::read_managers(&host.data)
-            .map_err(|err| Fatal::new("cannot tell where the managers are", err))?;
-        let seat = match credentials.verified().identity.role {
-            Role::Manager => Some(host.open_seat(identity, shared)?),
-            Role::Worker => {
-                host.empty_log()?;
-                None
-            }
-        };
-        let now = host.clock.now();
-        let steps = Arc::new(Steps::new(
-            host.data.clone(),
-            Arc::clone(&host.images),
-            Arc::clone(&host.runtime),
-            Arc::clone(&host.net),
-            host.facts.description.clone(),
-            host.clock,
-            clock::boot_id().map_err(|err| Fatal::new("cannot read the boot id", err))?,
-        ));
-        let known = |id| {
-            let store = seat.as_ref().map(|seat| seat.manager.store());
-            store.and_then(|store| store.task(id)).map(|task| (**task).clone())
-        };
-        let (found, fence) = steps.found(known)?;
-        let keep: BTreeSet<TaskId> = found.iter().map(|found| found.task.id).collect();
-        match host.net.retain(&keep) {
-            Ok(removed) => removed.iter().for_each(|what| log::info!("removed leftover {what}")),
-            Err(err) => log::warn!("cannot remove leftovers: {}", chain::text(&err)),
-        }
-        let worker = Worker::new(
-            worker::io::Config {
-                node: identity.node,
-                description: host.facts.description.clone(),
-                seed: seed()?,
-                found,
-                fence,
-                // Who joined a cluster has others to take over its tasks.
-                alone: managers.is_empty(),
-            },
-            now,
-        );
-        let plane = PlaneThread::start(host.plane.clone(), events.clone())
-            .map_err(|err| thread("proxy", err))?;
-        let links = host.links(identity, credentials, managers.clone(), shared)?;
-        let acts = Acts::new(steps, events);
-        let node = Node { id: identity.node, seat, worker, plane, acts, links };
-        let setting = Setting {
-            host: Arc::clone(host),
-            shared: Arc::clone(shared),
-            identity: identity.clone(),
-            clock: host.clock,
-            requests: Rng::from_entropy(seed()?),
-            managers,
-            founding,
-        };
-        Ok(Brain::new(node, setting, host.runtime.events()))
-    }
-
-    /// What the node proves itself with. One that has made its cluster and has no papers yet, also one
-    /// of a release that knew none, makes them, with a root for the cluster's store.
-    fn credentials(&self, identity: &Identity) -> Result<(Credentials, Option<Authority>), Fatal> {
-        let found = Credentials::read(self.data.path())
-            .map_err(|err| Fatal::new("cannot read this node's certificate", err))?;
-        if let Some(found) = found.filter(|it| it.verified().identity.node == identity.node) {
-            return Ok((found, None));
-        }
-        let failed = |err| Fatal::new("cannot make this node's certificate", err);
-        let authority = papers::new_authority(identity.cluster).map_err(failed)?;
-        let made = papers::found(&authority, identity.node).map_err(failed)?;
-        made.write(self.data.path())
-            .map_err(|err| Fatal::new("cannot keep this node's certificate", err))?;
-        Ok((made, Some(authority)))
-    }
-
-    /// The thread of the connections.
-    fn links(
-        &self,
-        identity: &Identity,
-        credentials: Credentials,
-        managers: Vec<ManagerAddress>,
-        shared: &Arc<Shared>,
-    ) -> Result<Links, Fatal> {
-        let failed = |err| Fatal::new("cannot use this node's certificate", err);
-        let trust = Trust::new(credentials.roots().to_vec()).map_err(failed)?;
-        let endpoint = Endpoint::new(&credentials, trust, Clocks::default()).map_err(failed)?;
-        let description = wire::encode_description(&self.facts.description)
-            .map_err(|err| Fatal::new("cannot tell other nodes of this one", err))?;
-        let present = Present { description, advertise: identity.advertise.clone() };
-        let listen = identity.listen.parse().map_err(|err| {
-            Fatal::new(format!("cannot listen at {}", identity.listen), std::io::Error::other(err))
-        })?;
-        Links::start(Setup {
-            endpoint,
-            credentials,
-            listen,
-            events: shared.brain.clone(),
-            clock: self.clock,
-            data_root: self.data.path().to_owned(),
-            present,
-            managers,
-            runtime: Arc::clone(&self.runtime),
-        })
-        .map_err(|err| Fatal::new(format!("cannot listen at {listen} for other nodes"), err))
-    }
-
-    /// A manager with what its log holds.
-    fn open_seat(&self, identity: &Identity, shared: &Arc<Shared>) -> Result<Seat, Fatal> {
-        let (wal, recovered) = self.open_log()?;
-        let manager = Manager::new(
-            manager::io::Config {
-                node: identity.node,
-                cluster: identity.cluster,
-                seed: seed()?,
-                report_batch: REPORT_BATCH,
-                snapshot_after_bytes: SNAPSHOT_AFTER_BYTES,
-                advertise: identity.advertise.clone(),
-                timing: Timing::default(),
-            },
-            recovered,
-            self.clock.now(),
-        )
-        .map_err(|err| Fatal::new("cannot read what the log holds", err))?;
-        let log = LogThread::start(wal, shared.brain.clone()).map_err(|err| thread("log", err))?;
-        Ok(Seat { manager, log })
-    }
-
-    /// A manager without a log: it is told everything.
-    pub(super) fn new_seat(
-        &self,
-        identity: &Identity,
-        shared: &Arc<Shared>,
-    ) -> Result<Seat, Fatal> {
-        self.empty_log()?;
-        self.open_seat(identity, shared)
-    }
-
-    /// Forgets what a manager of this node held.
-    pub(super) fn empty_log(&self) -> Result<(), Fatal> {
-        empty(&self.data.raft())
-    }
-
-    fn open_log(&self) -> Result<(Wal, Recovered), Fatal> {
-        let raft = self.data.raft();
-        let key = key::load_or_create_key(&raft)
-            .map_err(|err| Fatal::new("cannot use the key of the log", err))?;
-        let (wal, found) =
-            Wal::open(&raft, &key).map_err(|err| Fatal::new("cannot open the log", err))?;
-        if let Some(cut) = &found.cut {
-            log::warn!("{cut}");
-        }
-        for damaged in &found.damaged_snapshots {
-            log::warn!("{damaged}");
-        }
-        let unreadable = |err| Fatal::new("cannot read what the log holds", err);
-        let snapshot = found.snapshot.map(|found| {
-            let (members, data) = codec::from_snapshot(&found.data)?;
-            Ok(Snapshot { index: found.index, term: found.term, members, data })
-        });
-        let entries = found.entries.into_iter().map(codec::from_record);
-        let recovered = Recovered {
-            hard_state: found.hard_state,
-            snapshot: snapshot.transpose().map_err(unreadable)?,
-            entries: entries.collect::<Result<_, _>>().map_err(unreadable)?,
-            doubt: found.doubt,
-        };
-        Ok((wal, recovered))
-    }
-
-    /// Ends a node that leaves and removes everything of it; answers who asked for that. From the
+    /// Ends a node that leaves, its threads by `others`, and removes everything of it; answers who asked for that. From the
     /// mark on, a start that finds it goes on with the removal.
     pub(super) async fn leave(
         &self,
-        mut node: Node,
+        mut acts: Acts,
+        others: impl FnOnce(),
         mut identity: Identity,
         events: &async_channel::Receiver<super::handle::Event>,
     ) {
-        let answer = node.acts.take_leaving();
+        let answer = acts.take_leaving();
         identity.leaving = true;
         let marked = identity.write(self.data.path());
         // What is being made would be made behind the removal's back.
-        node.acts.give_up(events).await;
-        node.stop();
+        acts.give_up(events).await;
+        others();
         let removed = match marked {
             Ok(()) => self.remove_swarm(),
             Err(err) => Err(Fatal::new("cannot mark the node as leaving", err)),
@@ -440,23 +244,25 @@ impl Host {
 impl Node {
     /// Ends the threads; what is queued for the log is written. Containers and proxy go on.
     pub(super) fn stop(self) {
-        self.links.finish();
-        if let Some(seat) = self.seat {
-            seat.log.finish();
-        }
-        self.plane.finish();
+        self.parts().1();
+    }
+
+    /// What is needed until the end, and what ends the threads.
+    pub(super) fn parts(self) -> (Acts, impl FnOnce()) {
+        let Self { seat, plane, links, acts, .. } = self;
+        let stop = move || {
+            links.finish();
+            if let Some(seat) = seat {
+                seat.log.finish();
+            }
+            plane.finish();
+        };
+        (acts, stop)
     }
 }
 
-fn seed() -> Result<[u8; 32], Fatal> {
-    entropy::bytes32().map_err(|err| Fatal::new("cannot read the system's entropy", err))
-}
-
-fn thread(what: &str, err: std::io::Error) -> Fatal {
-    Fatal::new(format!("cannot start the thread of the {what}"), err)
-}
-
-fn empty(folder: &std::path::Path) -> Result<(), Fatal> {
+/// Removes what is in a folder.
+pub(super) fn empty(folder: &std::path::Path) -> Result<(), Fatal> {
     let failed = |err| Fatal::new(format!("cannot empty {}", folder.display()), err);
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,

@@ -12,6 +12,7 @@ use crate::host::clock;
 use crate::host::disk::layout::DataRoot;
 use crate::host::disk::ledger::{self, LedgerError};
 use crate::host::entropy;
+use crate::host::vault;
 use crate::host::pki::{Authority, Credentials, NodeKey, PkiError, Request, Root};
 use crate::logic::store::Store;
 use crate::model::cluster_trust::{ClusterTrust, RESOURCE_KIND, RESOURCE_NAME};
@@ -192,5 +193,6 @@ pub(super) fn write_gossip_lazily(data: &DataRoot, kept: &Kept) -> Result<(), Le
 pub(super) fn remove(data: &DataRoot) -> Result<(), LedgerError> {
     ledger::remove(&gossip_path(data))?;
     ledger::remove(&managers_path(data))?;
-    ledger::remove(&Credentials::path(data.path()))
+    ledger::remove(&Credentials::path(data.path()))?;
+    vault::remove(data)
 }

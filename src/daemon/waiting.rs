@@ -89,7 +89,11 @@ pub(super) async fn joining(events: &Receiver<Event>) {
 fn without_swarm(event: Event) {
     match event {
         Event::Tokens { answer } => reply(&answer, Err(Failure::NoSwarm)),
-        Event::Command { answer, .. } | Event::ChangeTrust { answer, .. } => reply(&answer, Err(Failure::NoSwarm)),
+        Event::Command { answer, .. }
+        | Event::ChangeTrust { answer, .. }
+        | Event::ChangeLock { answer, .. } => reply(&answer, Err(Failure::NoSwarm)),
+        Event::UnlockKey { answer } => reply(&answer, Err(Failure::NoSwarm)),
+        Event::Unlock { answer, .. } => reply(&answer, Err(Failure::NoSwarm)),
         Event::Leave { answer, .. } => reply(&answer, Err(Failure::NotInSwarm)),
         // Nothing runs here.
         Event::GoDown { answer } => reply(&answer, Ok(())),

@@ -22,3 +22,4 @@ pub mod seqpacket;
 pub mod start;
 pub mod systemd;
 pub mod tree;
+pub mod vault;

@@ -25,6 +25,7 @@ pub(crate) mod sample;
 pub mod service;
 pub mod spec_check;
 pub mod task;
+pub mod unlock_key;
 pub mod v1;
 pub mod validity;
 pub mod wire;

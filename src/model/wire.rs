@@ -56,6 +56,8 @@ impl Kind {
     pub const MANAGERS: Self = Self(72);
     /// A node's key, certificate and roots.
     pub const CREDENTIALS: Self = Self(71);
+    /// What opens the keys of a manager that locks itself.
+    pub const VAULT: Self = Self(73);
     /// How often gossip has started on this node.
     pub const GENERATION: Self = Self(76);
     /// The keys of gossip that a node was told last.
@@ -90,6 +92,8 @@ impl Kind {
     pub const DESCRIPTION: Self = Self(202);
     /// Root, secrets and keys of the cluster.
     pub const CLUSTER_TRUST: Self = Self(203);
+    /// The key of managers that lock themselves.
+    pub const AUTOLOCK: Self = Self(204);
     // 256–: frames between nodes (`model::peer`).
     /// Begins a connection.
     pub const PEER_HELLO: Self = Self(256);

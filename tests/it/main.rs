@@ -10,6 +10,7 @@
 )]
 
 mod api;
+mod autolock;
 mod busybox;
 mod cli;
 mod client;

@@ -34,6 +34,8 @@ pub(super) fn handle(api: &Arc<Api>, call: &mut Call<'_>) -> Result<Reply, ApiEr
         Route::SwarmJoin => swarm::join(engine, call),
         Route::SwarmUpdate => swarm::update(engine, call),
         Route::SwarmLeave => swarm::leave(engine, call),
+        Route::SwarmUnlock => swarm::unlock(engine, call),
+        Route::SwarmUnlockKey => swarm::unlock_key(engine),
         Route::Shutdown => system::shutdown(engine),
         Route::Nodes => node::list(engine, call),
         Route::Node(id) => node::inspect(engine, id),

@@ -1,4 +1,4 @@
-//! The cluster: `swarm`, `swarm/init`, `swarm/join`, `swarm/update`, `swarm/leave`.
+//! The cluster: `swarm`, and below it `init`, `join`, `update`, `unlock`, `unlockkey`, `leave`.
 
 use crate::api::call::Call;
 use crate::api::convert;
@@ -6,11 +6,14 @@ use crate::api::engine::Engine;
 use crate::api::errors::ApiError;
 use crate::api::respond::Reply;
 use crate::base::time::Span;
-use crate::daemon::handle::{Command, Failure, InitRequest, JoinRequest, TrustChange};
+use crate::daemon::handle::{
+    Command, Failure, InitRequest, JoinRequest, LockChange, SwarmState, TrustChange,
+};
 use crate::model::cluster::Founding;
 use crate::model::engine::swarm as json;
 use crate::model::node::{Availability, Role};
 use crate::model::pem;
+use crate::model::unlock_key::BadUnlockKey;
 
 /// `GET /swarm`.
 pub(super) fn inspect(engine: &dyn Engine) -> Result<Reply, ApiError> {
@@ -23,6 +26,7 @@ pub(super) fn inspect(engine: &dyn Engine) -> Result<Reply, ApiError> {
     swarm.spec.ca_config.node_cert_expiry = i64::try_from(life).unwrap_or(i64::MAX);
     swarm.tls_info.trust_root = pem::certificate(&tokens.root);
     swarm.root_rotation_in_progress = tokens.rotating;
+    swarm.spec.encryption_config.auto_lock_managers = engine.unlock_key()?.is_some();
     Ok(Reply::json(&json::Swarm { join_tokens: Some(join_tokens), ..swarm }))
 }
 
@@ -40,8 +44,8 @@ pub(super) fn join(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, Ap
     Ok(Reply::empty(200))
 }
 
-/// `POST /swarm/update`: new join tokens, another root or life of certificates, labels, and how many
-/// old tasks are kept.
+/// `POST /swarm/update`: new join tokens, another root or life of certificates, managers that lock
+/// themselves, labels, and how many old tasks are kept.
 pub(super) fn update(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let version = call.query.text("version");
     let version = version.parse().map_err(|_not_a_number| {
@@ -55,6 +59,7 @@ pub(super) fn update(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, 
             roles.push(role);
         }
     }
+    let rotate = call.query.flag("rotateManagerUnlockKey");
     let asked: json::SwarmSpec = call.json()?;
     let view = engine.view()?;
     let cluster = view.cluster.as_ref().ok_or(Failure::NoSwarm)?;
@@ -77,14 +82,43 @@ pub(super) fn update(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, 
     if life.is_some() || new_root {
         engine.change_trust(TrustChange::Certificates { life, new_root })?;
     }
+    engine.change_lock(match (rotate, asked.encryption_config.auto_lock_managers) {
+        (true, _) => LockChange::Rotate,
+        (false, true) => LockChange::On,
+        (false, false) => LockChange::Off,
+    })?;
+    // This manager has done it, too, when it has seen it and answered once more.
+    engine.view()?;
+    engine.unlock_key()?;
+    Ok(Reply::empty(200))
+}
+
+/// `GET /swarm/unlockkey`.
+pub(super) fn unlock_key(engine: &dyn Engine) -> Result<Reply, ApiError> {
+    // What another manager was told is seen here, too.
+    engine.view()?;
+    let key = engine.unlock_key()?.map(|key| key.to_string()).unwrap_or_default();
+    Ok(Reply::json(&json::UnlockKey { unlock_key: key }))
+}
+
+/// `POST /swarm/unlock`.
+pub(super) fn unlock(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, ApiError> {
+    let asked: json::UnlockKey = call.json()?;
+    match asked.unlock_key.parse() {
+        Ok(key) => engine.unlock(key)?,
+        // What is no key unlocks nothing either; first of all a node must be locked.
+        Err(BadUnlockKey) => match engine.swarm() {
+            SwarmState::Locked => return Err(Failure::WrongKey.into()),
+            SwarmState::Inactive => return Err(Failure::NoSwarm.into()),
+            SwarmState::Active { manager: true, .. } => return Err(Failure::NotLocked.into()),
+            SwarmState::Active { manager: false, .. } => return Err(Failure::NotManager.into()),
+        },
+    }
     Ok(Reply::empty(200))
 }
 
 /// Refuses what this program does not do; what is left out stays as it is.
 fn check_unchanged(asked: &json::SwarmSpec, shown: &json::SwarmSpec) -> Result<(), ApiError> {
-    if asked.encryption_config.auto_lock_managers {
-        return Err(ApiError::unimplemented("locking managers"));
-    }
     if asked.raft != json::RaftConfig::default() && asked.raft != shown.raft {
         return Err(ApiError::unimplemented("changing the settings of Raft"));
     }
@@ -107,9 +141,6 @@ fn life(asked: &json::CaConfig) -> Result<Option<Span>, ApiError> {
 /// `POST /swarm/init`.
 pub(super) fn init(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let asked: json::InitRequest = call.json()?;
-    if asked.auto_lock_managers {
-        return Err(ApiError::unimplemented("locking managers"));
-    }
     if !asked.default_addr_pool.is_empty() {
         return Err(ApiError::unimplemented("default-addr-pool"));
     }
@@ -120,6 +151,7 @@ pub(super) fn init(engine: &dyn Engine, call: &mut Call<'_>) -> Result<Reply, Ap
     let certificate_life = life(&asked.spec.ca_config)?;
     let request = InitRequest {
         certificate_life,
+        autolock: asked.auto_lock_managers || asked.spec.encryption_config.auto_lock_managers,
         advertise: asked.advertise_addr,
         listen: asked.listen_addr,
         founding: Founding {

@@ -24,6 +24,7 @@ pub(super) fn ping(engine: &dyn Engine, call: &Call<'_>) -> Reply {
         SwarmState::Inactive => "inactive",
         SwarmState::Active { manager: true, .. } => "active/manager",
         SwarmState::Active { manager: false, .. } => "active/worker",
+        SwarmState::Locked => "locked",
     };
     let headers = [
         // 2 would tell clients to build through BuildKit.
@@ -97,6 +98,7 @@ pub(super) fn info(engine: &dyn Engine) -> Result<Reply, ApiError> {
             info.swarm.local_node_state = "active".to_owned();
         }
         SwarmState::Inactive => info.swarm.local_node_state = "inactive".to_owned(),
+        SwarmState::Locked => info.swarm.local_node_state = "locked".to_owned(),
     }
     Ok(Reply::json(&info))
 }

@@ -47,6 +47,8 @@ pub enum Command {
     Service(service::Service),
     Swarm(swarm::Swarm),
     System(system::System),
+    Unlock(swarm::Unlock),
+    UnlockKey(swarm::UnlockKey),
     Update(swarm::Update),
     Version(system::Version),
     Volume(volume::Volume),

@@ -1,4 +1,5 @@
-//! `ca`, `init`, `join`, `join-token`, `leave`, `update` and their Docker names below `swarm`.
+//! `ca`, `init`, `join`, `join-token`, `leave`, `unlock`, `unlock-key`, `update` and their Docker names
+//! below `swarm`.
 
 use argh::{ArgsInfo, FromArgs};
 
@@ -21,6 +22,8 @@ pub enum SwarmCommand {
     Join(Join),
     JoinToken(JoinToken),
     Leave(Leave),
+    Unlock(Unlock),
+    UnlockKey(UnlockKey),
     Update(Update),
 }
 
@@ -31,6 +34,9 @@ pub struct Init {
     /// advertised address (format: "<ip|interface>[:port]")
     #[argh(option, arg_name = "string")]
     pub advertise_addr: Option<String>,
+    /// enable manager autolocking (requiring an unlock key to start a stopped manager)
+    #[argh(switch)]
+    pub autolock: bool,
     /// availability of the node ("active", "pause", "drain") (default "active")
     #[argh(option, arg_name = "string")]
     pub availability: Option<String>,
@@ -120,18 +126,6 @@ pub struct JoinToken {
     pub role: String,
 }
 
-/// Update the swarm
-#[derive(Debug, FromArgs, ArgsInfo)]
-#[argh(subcommand, name = "update")]
-pub struct Update {
-    /// validity period for node certificates (ns|us|ms|s|m|h) (default 2160h0m0s)
-    #[argh(option, arg_name = "duration", from_str_fn(crate::cli::parse::value::duration))]
-    pub cert_expiry: Option<i64>,
-    /// task history retention limit (default 5)
-    #[argh(option, arg_name = "int", from_str_fn(crate::cli::parse::value::int))]
-    pub task_history_limit: Option<i64>,
-}
-
 /// Leave the swarm
 #[derive(Debug, FromArgs, ArgsInfo)]
 #[argh(subcommand, name = "leave")]
@@ -139,4 +133,36 @@ pub struct Leave {
     /// force this node to leave the swarm, ignoring warnings
     #[argh(switch, short = 'f')]
     pub force: bool,
+}
+
+/// Unlock swarm
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "unlock")]
+pub struct Unlock {}
+
+/// Manage the unlock key
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "unlock-key")]
+pub struct UnlockKey {
+    /// only display token
+    #[argh(switch, short = 'q')]
+    pub quiet: bool,
+    /// rotate unlock key
+    #[argh(switch)]
+    pub rotate: bool,
+}
+
+/// Update the swarm
+#[derive(Debug, FromArgs, ArgsInfo)]
+#[argh(subcommand, name = "update")]
+pub struct Update {
+    /// change manager autolocking setting (true|false)
+    #[argh(option, arg_name = "bool", from_str_fn(crate::cli::parse::value::boolean))]
+    pub autolock: Option<bool>,
+    /// validity period for node certificates (ns|us|ms|s|m|h) (default 2160h0m0s)
+    #[argh(option, arg_name = "duration", from_str_fn(crate::cli::parse::value::duration))]
+    pub cert_expiry: Option<i64>,
+    /// task history retention limit (default 5)
+    #[argh(option, arg_name = "int", from_str_fn(crate::cli::parse::value::int))]
+    pub task_history_limit: Option<i64>,
 }

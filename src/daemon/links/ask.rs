@@ -136,7 +136,7 @@ async fn renewed(shared: &Shared) -> Result<crate::model::node::Role, RenewError
         called(shared, &key).await?
     };
     // Durable first: the old one may be refused from the next moment on.
-    credentials.write(&shared.data_root)?;
+    shared.vault.keep(&credentials)?;
     shared.endpoint.trust().set_roots(credentials.roots().to_vec())?;
     shared.endpoint.replace(&credentials)?;
     let role = credentials.verified().identity.role;

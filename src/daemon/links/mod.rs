@@ -19,7 +19,6 @@ mod serve;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +35,7 @@ use crate::base::time::Time;
 use crate::host::clock::Clock;
 use crate::host::peers::{Drain, Endpoint, Forwarder, Listener, Outbox};
 use crate::host::pki::{Credentials, CredentialsError, PkiError, Root};
+use crate::host::vault::Vault;
 use crate::model::node::Role;
 use crate::model::peer::{
     AskedLogs, Certified, Join, Joined, ManagerAddress, Message, Parting, Present, Refusal, Renewed,
@@ -122,7 +122,7 @@ struct Shared {
     endpoint: Endpoint,
     events: Events,
     clock: Clock,
-    data_root: PathBuf,
+    vault: Vault,
     /// What the node says of itself at the start of a session.
     description: Vec<u8>,
     numbers: AtomicU64,
@@ -172,7 +172,8 @@ pub(in crate::daemon) struct Setup {
     pub(in crate::daemon) listen: SocketAddr,
     pub(in crate::daemon) events: Events,
     pub(in crate::daemon) clock: Clock,
-    pub(in crate::daemon) data_root: PathBuf,
+    /// Keeps the certificate.
+    pub(in crate::daemon) vault: Vault,
     pub(in crate::daemon) present: Present,
     pub(in crate::daemon) managers: Vec<ManagerAddress>,
     /// Has the logs that other nodes may ask for.
@@ -212,7 +213,7 @@ impl Links {
             listen,
             events,
             clock,
-            data_root,
+            vault,
             present,
             managers,
             runtime,
@@ -229,7 +230,7 @@ impl Links {
             endpoint,
             events,
             clock,
-            data_root,
+            vault,
             description,
             numbers: AtomicU64::new(0),
             book: Mutex::new(Book { managers, advertise, ..Book::default() }),
@@ -348,7 +349,7 @@ impl Links {
         if credentials.roots() != roots
             && let Ok(next) = credentials.trusting(roots)
         {
-            next.write(&self.shared.data_root)?;
+            self.shared.vault.keep(&next)?;
             self.shared.endpoint.replace(&next)?;
             *credentials = next;
         }

@@ -13,6 +13,7 @@ pub mod lock;
 mod recover;
 mod replay;
 mod seal;
+pub mod sealed;
 mod segment;
 pub mod snapshot;
 pub mod wal;

@@ -22,7 +22,7 @@ pub(super) type Tag = [u8; TAG_BYTES];
 pub struct LogKey([u8; 32]);
 
 impl LogKey {
-    /// From the bytes of a key file or of an unlock key.
+    /// From the bytes of a key file.
     #[must_use]
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
@@ -30,6 +30,14 @@ impl LogKey {
 
     pub(super) const fn bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// Tells keys apart in tests.
+    #[cfg(test)]
+    pub(crate) fn fingerprint(&self) -> String {
+        let mut text = b"fingerprint".to_vec();
+        self.for_file(&[0; SALT_BYTES], b"test").seal(0, b"", &mut text);
+        format!("{text:?}")
     }
 
     /// The key of one file.

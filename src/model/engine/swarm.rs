@@ -98,6 +98,11 @@ engine! {
         }
     }
 
+    /// The body of `POST /swarm/unlock`, and what `GET /swarm/unlockkey` answers.
+    UnlockKey {
+        always { unlock_key: String }
+    }
+
     /// The body of `POST /swarm/join`.
     JoinRequest {
         always { listen_addr: String, advertise_addr: String, join_token: String }

@@ -10,7 +10,8 @@ use skep::api::errors::ApiError;
 use skep::base::id::{ClusterId, NodeId, RequestId, TaskId};
 use skep::base::time::{Now, Span, Time, Wall};
 use skep::daemon::handle::{
-    Command, Facts, Failure, InitRequest, JoinRequest, Reply, SwarmState, Tokens, TrustChange, View,
+    Command, Facts, Failure, InitRequest, JoinRequest, LockChange, Reply, SwarmState, Tokens,
+    TrustChange, View,
 };
 use skep::daemon::logs::LinesNext;
 use skep::daemon::shown::{ImageStore, InUse, Volume};
@@ -21,6 +22,7 @@ use skep::logic::raft::io::{Recovered, Timing};
 use skep::model::node::{NodeDescription, Platform, Role};
 use skep::model::peer::{AskedLogs, TaskLine};
 use skep::model::task::{Task, TaskState, TaskStatus};
+use skep::model::unlock_key::UnlockKey;
 
 const NODE: NodeId = NodeId::new(0x1234_5678_9abc_def0_1234_5678_9abc_def0);
 const CLUSTER: ClusterId = ClusterId::new(7);
@@ -176,6 +178,18 @@ impl Engine for Twin {
 
     fn change_trust(&self, _change: TrustChange) -> Result<(), Failure> {
         Ok(())
+    }
+
+    fn unlock_key(&self) -> Result<Option<UnlockKey>, Failure> {
+        Ok(None)
+    }
+
+    fn change_lock(&self, _change: LockChange) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn unlock(&self, _key: UnlockKey) -> Result<(), Failure> {
+        Err(Failure::NotLocked)
     }
 
     fn go_down(&self) -> Result<(), Failure> {
