@@ -33,7 +33,11 @@ leftovers() {
     find /sys/fs/cgroup -type d -path '*/skep-*' | sed 's/^/cgroup /'
   } | sort
 }
-check_leftovers() { diff <(printf '%s\n' "$before") <(leftovers) || die "the tests left something behind (lines with >)"; }
+check_leftovers() {
+  local new
+  new=$(comm -13 <(printf '%s\n' "$before") <(leftovers))
+  [ -z "$new" ] || { say "$new"; die "the tests left this behind"; }
+}
 
 before=$(leftovers)
 stage format cargo fmt --check

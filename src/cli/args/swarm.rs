@@ -1,4 +1,5 @@
-//! `ca`, `init`, `join`, `join-token`, `leave`, `unlock`, `unlock-key`, `update` and their Docker names below `swarm`.
+//! `ca`, `init`, `join`, `join-token`, `leave`, `unlock`, `unlock-key`, `update` and their Docker names
+//! below `swarm`.
 
 use argh::{ArgsInfo, FromArgs};
 
