@@ -131,7 +131,7 @@ impl Raft {
                 }
             }
             MemberChange::Demote(_) | MemberChange::Remove(_) => {
-                if !quorum::reached(&members.voters, |voter| self.is_active(now, voter)) {
+                if !quorum::reached(&members.voters, |voter| self.has_answered(now, voter)) {
                     return Err(ProposeError::QuorumLost);
                 }
             }
