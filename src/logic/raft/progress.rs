@@ -47,6 +47,8 @@ pub(super) struct Progress {
     heard: Time,
     /// It has answered since then.
     answered: bool,
+    /// Who was added holds the entry that says so before anything that it says counts for a vote.
+    since: u64,
     /// Newest read that it has confirmed.
     pub(super) read: u64,
     /// Caught up once; told to the layer above.
@@ -66,6 +68,7 @@ impl Progress {
             flow: Flow::Probe { waits: false, bare: false },
             heard: now,
             answered: false,
+            since: next - 1,
             read: 0,
             caught_up: false,
             leaving: false,
@@ -84,9 +87,14 @@ impl Progress {
         now.since(self.heard)
     }
 
-    /// It has answered this leader.
+    /// It has answered this leader, in this membership.
     pub(super) const fn has_answered(&self) -> bool {
         self.answered
+    }
+
+    /// Its log holds the entry that made it a member.
+    pub(super) const fn holds_its_beginning(&self) -> bool {
+        self.matched >= self.since
     }
 
     /// What was sent is lost, or is taken to be.
