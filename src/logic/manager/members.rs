@@ -76,7 +76,7 @@ impl Manager {
             return true;
         }
         let left = || members.voters.iter().filter(|voter| **voter != id);
-        let reachable = left().filter(|voter| self.raft.is_active(now.mono, **voter));
+        let reachable = left().filter(|voter| self.raft.has_answered(now.mono, **voter));
         reachable.count() > left().count() / 2
     }
 }

@@ -125,8 +125,17 @@ impl Raft {
     #[must_use]
     pub fn is_active(&self, now: Time, member: NodeId) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
-        let fresh = |peer: &Progress| now.since(peer.heard) < self.config.timing.election_max;
+        let fresh = |peer: &Progress| peer.silent_for(now) < self.config.timing.election_max;
         member == self.config.id || leader.peers.get(&member).is_some_and(fresh)
+    }
+
+    /// Whether a member is heard of, and has answered since this leader was elected: what is about to
+    /// hang on it must not hang on one that was gone before.
+    #[must_use]
+    pub fn has_answered(&self, now: Time, member: NodeId) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let answered = leader.peers.get(&member).is_some_and(Progress::has_answered);
+        member == self.config.id || (answered && self.is_active(now, member))
     }
 
     /// Whether a proposal is taken now.

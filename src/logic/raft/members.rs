@@ -131,7 +131,7 @@ impl Raft {
                 }
             }
             MemberChange::Demote(_) | MemberChange::Remove(_) => {
-                if !quorum::reached(&members.voters, |voter| self.is_active(now, voter)) {
+                if !quorum::reached(&members.voters, |voter| self.has_answered(now, voter)) {
                     return Err(ProposeError::QuorumLost);
                 }
             }
@@ -148,6 +148,7 @@ impl Raft {
 
     fn is_near(&self, peer: &Progress) -> bool {
         let is_whole = !matches!(peer.flow, Flow::Snapshot { .. }) && peer.matched > 0;
+        let is_whole = is_whole && peer.holds_its_beginning();
         is_whole && self.log.last().saturating_sub(peer.matched) <= NEAR
     }
 
@@ -180,8 +181,10 @@ impl Raft {
         let members = self.log.members().all();
         let Role::Leader(leader) = &mut self.role else { return };
         for id in members.iter().filter(|id| **id != self.config.id) {
-            let peer = leader.peers.entry(*id).or_insert_with(|| Progress::new(now, next));
-            peer.leaving = false;
+            // Who left may have emptied its log since: nothing that is known of it counts any more.
+            if leader.peers.get(id).is_none_or(|peer| peer.leaving) {
+                leader.peers.insert(*id, Progress::new(now, next));
+            }
         }
         leader.peers.retain(|id, peer| !peer.leaving || members.contains(id));
         for (id, peer) in &mut leader.peers {

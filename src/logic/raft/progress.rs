@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::base::time::Time;
+use crate::base::time::{Span, Time};
 
 /// Most appends under way to one follower, besides the limit of bytes.
 pub(super) const IN_FLIGHT_MAX: usize = 256;
@@ -43,8 +43,12 @@ pub(super) struct Progress {
     /// The next entry to send.
     pub(super) next: u64,
     pub(super) flow: Flow,
-    /// When it was last heard of.
-    pub(super) heard: Time,
+    /// When it was last heard of; at first when it was begun to send to it.
+    heard: Time,
+    /// It has answered since then.
+    answered: bool,
+    /// Who was added holds the entry that says so before anything that it says counts for a vote.
+    since: u64,
     /// Newest read that it has confirmed.
     pub(super) read: u64,
     /// Caught up once; told to the layer above.
@@ -63,12 +67,34 @@ impl Progress {
             next,
             flow: Flow::Probe { waits: false, bare: false },
             heard: now,
+            answered: false,
+            since: next - 1,
             read: 0,
             caught_up: false,
             leaving: false,
             under_way: VecDeque::new(),
             under_way_bytes: 0,
         }
+    }
+
+    /// It was heard of.
+    pub(super) const fn hear(&mut self, now: Time) {
+        (self.heard, self.answered) = (now, true);
+    }
+
+    /// For how long it is silent.
+    pub(super) const fn silent_for(&self, now: Time) -> Span {
+        now.since(self.heard)
+    }
+
+    /// It has answered this leader, in this membership.
+    pub(super) const fn has_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Its log holds the entry that made it a member.
+    pub(super) const fn holds_its_beginning(&self) -> bool {
+        self.matched >= self.since
     }
 
     /// What was sent is lost, or is taken to be.

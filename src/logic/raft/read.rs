@@ -115,7 +115,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         // At the limit it is told nothing, and its read fails when its time is over.
         if let Some(peer) = leader.peers.get_mut(&from) {
-            peer.heard = now;
+            peer.hear(now);
             leader.reads.add(Reader::Peer(from, number));
         }
     }

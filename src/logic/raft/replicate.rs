@@ -87,7 +87,7 @@ impl Raft {
         let (base, last) = (self.log.base(), self.log.last());
         let overdue = self.overdue(now);
         let Some(progress) = self.progress(peer).filter(|_| index <= last) else { return };
-        progress.heard = now;
+        progress.hear(now);
         let news = progress.acked(index);
         match progress.flow {
             Flow::Probe { bare, .. } => {
@@ -123,7 +123,7 @@ impl Raft {
             self.log.agree(hint.0.min(self.log.last()), hint.1).0
         };
         let Some(progress) = self.progress(peer) else { return };
-        progress.heard = now;
+        progress.hear(now);
         match progress.flow {
             Flow::Snapshot { .. } => return,
             Flow::Probe { .. } if rejected != progress.next - 1 => return,
@@ -151,7 +151,7 @@ impl Raft {
         let overdue = self.overdue(now);
         let commit = self.commit;
         let Some(progress) = self.progress(peer) else { return };
-        progress.heard = now;
+        progress.hear(now);
         progress.read = progress.read.max(read);
         self.tell_caught_up(peer, out);
         let Some(progress) = self.progress(peer) else { return };

@@ -77,7 +77,7 @@ impl Leader {
     /// Keeps the snapshot only while somebody gets it.
     pub(super) fn forget_snapshot(&mut self, now: Time, limit: Span) {
         let gets = |peer: &Progress| {
-            matches!(peer.flow, Flow::Snapshot { .. }) && now.since(peer.heard) < limit
+            matches!(peer.flow, Flow::Snapshot { .. }) && peer.silent_for(now) < limit
         };
         if !self.peers.values().any(gets) {
             self.sending = None;
@@ -165,7 +165,7 @@ impl Raft {
     ) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.peers.get_mut(&peer) else { return };
-        progress.heard = now;
+        progress.hear(now);
         let (Flow::Snapshot { index: own, .. }, Some(sending)) = (progress.flow, &leader.sending)
         else {
             return;

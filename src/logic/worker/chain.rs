@@ -47,8 +47,10 @@ pub const MESSAGE_SUCCESSOR: &str = "restarted by its node without a manager";
 pub(super) struct Chain {
     /// Oldest first; all but the last have ended.
     members: Vec<TaskId>,
-    /// How many were made.
+    /// How many were made since the task that their ids follow from.
     made: u32,
+    /// How many of them were adopted: their ends are the managers' to count.
+    adopted: u32,
     /// How many in a row, before the last, ended soon after their start.
     failures: u32,
     /// When they ended, without the last.
@@ -138,8 +140,10 @@ impl Worker {
     /// Makes the successor of a task that has ended, when it is time. Gives the time to look again.
     fn replace(&mut self, now: Now, id: TaskId, from: Time) -> Option<Time> {
         let machine = self.tasks.get(&id).filter(|machine| !machine.is_leased())?;
-        let base = machine.own.and(machine.task.adopted_from).unwrap_or(id);
-        let chain = self.chains.get(&base);
+        // Ids follow from the task that the first of them was made of, adopted ones included.
+        let root = machine.own.and(machine.task.adopted_from).unwrap_or(id);
+        let of = self.chains.iter().find(|(_, chain)| chain.members.contains(&id));
+        let (base, chain) = of.map_or((id, None), |(base, chain)| (*base, Some(chain)));
         let refused = chain.is_some_and(|chain| chain.refused);
         if refused || !self.allowed(now, machine, chain) {
             return None;
@@ -161,7 +165,7 @@ impl Worker {
         if chain.ends.len() > ENDS_MAX {
             chain.ends.pop_front();
         }
-        let task = Arc::new(successor(&machine.task, &machine.status, base, chain.made, now));
+        let task = Arc::new(successor(&machine.task, &machine.status, root, chain.made, now));
         chain.members.push(task.id);
         if chain.members.len() > CHAIN_MAX + 1 {
             let oldest = chain.members.remove(0);
@@ -214,7 +218,7 @@ impl Worker {
         }
         let own = chain.map_or(0, |chain| {
             if policy.window == Span::ZERO {
-                return u64::from(chain.made);
+                return u64::from(chain.made.saturating_sub(chain.adopted));
             }
             let last = recent(machine.status.timestamp);
             let before = chain.ends.iter().filter(|at| recent(**at)).count();
@@ -223,8 +227,42 @@ impl Worker {
         ended.saturating_add(own) <= policy.max_attempts
     }
 
+    /// A chain that was adopted as it was told has grown before that was known here: what was made
+    /// since hangs on the last that was adopted, which has the addresses now.
+    fn rebase(&mut self, now: Now) {
+        let Self { tasks, chains, .. } = self;
+        let known = |id: &TaskId| tasks.get(id).is_some_and(|it| it.own.is_none());
+        let adopted = |(base, chain): (&TaskId, &Chain)| {
+            let at = chain.members.iter().rposition(known)?;
+            (at + 1 < chain.members.len()).then_some((*base, at))
+        };
+        let adopted: Vec<(TaskId, usize)> = chains.iter().filter_map(adopted).collect();
+        for (old, at) in adopted {
+            let Some(mut chain) = chains.remove(&old) else { continue };
+            let own = chain.members.split_off(at + 1);
+            let mut base = old;
+            for id in std::mem::replace(&mut chain.members, own) {
+                if let Some(machine) = tasks.get_mut(&id).filter(|machine| machine.own.is_some()) {
+                    machine.gone = true;
+                    machine.release(now);
+                }
+                base = id;
+            }
+            let left = chain.members.len();
+            chain.adopted = chain.made.saturating_sub(u32::try_from(left).unwrap_or(u32::MAX));
+            // Of those that are the managers' to count now.
+            let counted = chain.ends.len().saturating_sub(left - 1);
+            chain.ends.drain(..counted);
+            if let Some(machine) = tasks.get_mut(&old) {
+                machine.hand_on();
+            }
+            chains.insert(base, chain);
+        }
+    }
+
     /// What a set of assignments says of the chains: adopted, refused or nothing yet.
     pub(super) fn decide(&mut self, now: Now, complete: bool) {
+        self.rebase(now);
         let Self { tasks, chains, .. } = self;
         chains.retain(|base, chain| {
             // Nothing was left of it, not even a record; what has a successor has ended.
@@ -245,9 +283,7 @@ impl Worker {
                 }
             }
             if adopted && let Some(base) = tasks.get_mut(base) {
-                // They are the successor's now.
-                let task = Task { addresses: Vec::new(), ..base.task.as_ref().clone() };
-                base.task = Arc::new(task);
+                base.hand_on();
             }
             if complete {
                 chain.told = None;
@@ -287,15 +323,19 @@ fn adopted(base: TaskId, chain: &Chain, tasks: &BTreeMap<TaskId, Machine>) -> Op
         base,
         status: tasks.get(&base).map(|base| base.status.clone()),
         ended: ended.collect(),
-        task: Task { status: head.status.clone(), ..head.task.as_ref().clone() },
+        task: Task {
+            status: head.status.clone(),
+            adopted_from: Some(base),
+            ..head.task.as_ref().clone()
+        },
     })
 }
 
-fn successor(task: &Task, status: &TaskStatus, base: TaskId, n: u32, now: Now) -> Task {
+fn successor(task: &Task, status: &TaskStatus, root: TaskId, n: u32, now: Now) -> Task {
     Task {
-        id: base.successor(n),
+        id: root.successor(n),
         meta: Meta { version: 0, created: now.wall, updated: now.wall },
-        adopted_from: Some(base),
+        adopted_from: Some(root),
         not_before: None,
         status: TaskStatus {
             state: TaskState::Assigned,

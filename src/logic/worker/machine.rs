@@ -262,6 +262,11 @@ impl Machine {
         }
     }
 
+    /// Its addresses are its successor's now.
+    pub(super) fn hand_on(&mut self) {
+        self.task = Arc::new(Task { addresses: Vec::new(), ..self.task.as_ref().clone() });
+    }
+
     /// What its record is to say.
     pub(super) fn keeps(&self) -> Kept {
         let runs = self.wanted() == Wanted::Running && !self.is_over();
