@@ -38,6 +38,8 @@ pub(crate) struct Machine {
     pub power: bool,
     /// Number of the daemon's process.
     pub life: u64,
+    /// How often its manager has stopped to lead.
+    pub reign: u64,
     pub frozen: Time,
     /// Since when its daemon has run without a break.
     pub running_since: Time,
@@ -78,6 +80,7 @@ impl Machine {
             clock: Clock::new(rng, Time(0)),
             power: false,
             life: 0,
+            reign: 0,
             frozen: Time(0),
             running_since: Time(0),
             wake: None,

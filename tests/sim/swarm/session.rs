@@ -26,6 +26,8 @@ pub(crate) struct Session {
     pub manager: usize,
     /// Life of the manager's process.
     pub life: u64,
+    /// How often that manager had stopped to lead: it ends no later than its leadership.
+    pub reign: u64,
     /// On the way to the worker.
     pub down: VecDeque<Word>,
     /// On the way to the manager.

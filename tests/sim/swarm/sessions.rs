@@ -73,6 +73,7 @@ impl World {
             number,
             manager,
             life: self.machines[manager].life,
+            reign: self.machines[manager].reign,
             down: std::collections::VecDeque::new(),
             up: std::collections::VecDeque::new(),
             worker_heard: now,
@@ -121,6 +122,10 @@ impl World {
             return;
         }
         let manager = session.manager;
+        // It leads anew: nothing of the old session is for it, or from it.
+        if self.machines[manager].leads() && !self.is_led(session) {
+            return;
+        }
         let (from, to) = if up { (machine, manager) } else { (manager, machine) };
         let again = Event::Stream(machine, number, up);
         let frozen = self.machines[to].frozen;
@@ -189,8 +194,7 @@ impl World {
         if frozen > self.now {
             return self.queue.push(frozen, Event::Ping(machine, number));
         }
-        let gone = self.machines[session.manager].life != session.life
-            || !self.machines[session.manager].leads();
+        let gone = !self.is_led(session);
         if gone || self.now.since(session.worker_heard) > SILENCE {
             return self.lose_session(machine);
         }
@@ -218,6 +222,12 @@ impl World {
         }
     }
 
+    /// The manager still leads, and has since the session began.
+    fn is_led(&self, session: &Session) -> bool {
+        let it = &self.machines[session.manager];
+        it.life == session.life && it.reign == session.reign && it.leads()
+    }
+
     /// A machine's manager ends, and its log goes.
     pub(super) fn take_manager_away(&mut self, machine: usize) {
         trace!(self.now, "{machine} is no manager any more");
@@ -240,7 +250,7 @@ impl World {
         self.after(Span::from_millis(50), Event::Connect(machine, life));
         self.tell_worker(machine, wio::Input::SessionLost);
         let manager = session.manager;
-        if self.machines[manager].life == session.life && self.machines[manager].leads() {
+        if self.is_led(&session) {
             let node = self.machines[machine].id;
             self.tell_manager(manager, mio::Input::WorkerLeft { node });
         }
@@ -248,6 +258,7 @@ impl World {
 
     /// A manager does not lead any more: its sessions end.
     pub(super) fn close_sessions_of(&mut self, manager: usize) {
+        self.machines[manager].reign += 1;
         self.machines[manager].membership = Membership::default();
         for machine in 0..self.machines.len() {
             let session = self.machines[machine].session.as_ref();
@@ -296,12 +307,19 @@ impl World {
         for machine in 0..self.machines.len() {
             self.watch(manager, machine);
             let session = self.machines[machine].session.as_ref();
-            if session.is_none_or(|it| it.manager != manager || it.life != life) {
+            if session.is_none_or(|it| it.manager != manager || !self.is_led(it)) {
                 let node = self.machines[machine].id;
                 self.machines[manager].membership.end(node, Parting::Silent);
             }
         }
-        for (node, state) in self.machines[manager].membership.judge(now) {
+        let judged = self.machines[manager].membership.judge(now);
+        // Before the leader decides anything on it.
+        for machine in 0..self.machines.len() {
+            if !self.machines[manager].membership.is_ready(self.machines[machine].id) {
+                self.machines[machine].doubted = Some(now);
+            }
+        }
+        for (node, state) in judged {
             let Some(machine) = self.at(node) else {
                 // Its machine came back as another node.
                 self.machines[manager].membership.forget(node);
@@ -311,11 +329,6 @@ impl World {
             self.tell_manager(manager, mio::Input::Health { node, state });
             if self.machines[manager].life != life {
                 return;
-            }
-        }
-        for machine in 0..self.machines.len() {
-            if !self.machines[manager].membership.is_ready(self.machines[machine].id) {
-                self.machines[machine].doubted = Some(now);
             }
         }
         self.after(EVIDENCE, again);
