@@ -51,10 +51,18 @@ fn pause(world: &World, n: u128) {
     let id = format!("{}/{}", world.config.cgroup_parent.trim_start_matches('/'), task(n));
     let (one, two) = (format!("/sys/fs/cgroup/freezer/{id}"), format!("/sys/fs/cgroup/{id}"));
     if std::path::Path::new(&one).exists() {
-        // What forks meanwhile may get away: it is told again, as by runc.
+        // What forks meanwhile may get away, or wait for a child that is frozen already: it is told
+        // again, and let go now and then, as by runc.
+        let mut tries = 0;
         until("it is frozen", || {
-            std::fs::write(format!("{one}/freezer.state"), "FROZEN").unwrap();
-            std::fs::read_to_string(format!("{one}/freezer.state")).unwrap().trim() == "FROZEN"
+            let state = format!("{one}/freezer.state");
+            tries += 1;
+            if tries % 20 == 0 {
+                std::fs::write(&state, "THAWED").unwrap();
+                return false;
+            }
+            std::fs::write(&state, "FROZEN").unwrap();
+            std::fs::read_to_string(&state).unwrap().trim() == "FROZEN"
         });
     } else {
         std::fs::write(format!("{two}/cgroup.freeze"), "1").unwrap();
