@@ -14,11 +14,13 @@ mod settled;
 mod truth;
 mod workload;
 
+use std::collections::BTreeSet;
+
 use skep::base::id::{NodeId, RequestId, TaskId};
 use skep::base::rng::Rng;
 use skep::base::time::{Span, Time};
 use skep::logic::manager::io as mio;
-use skep::logic::raft::io::{Message, Ticket};
+use skep::logic::raft::io::{Message, Ticket, Write};
 use skep::logic::worker::io as wio;
 
 use self::client::{Answers, Client};
@@ -276,6 +278,7 @@ impl World {
         for output in &out {
             if let mio::Output::Persist { write, .. } = output {
                 self.machines[machine].note_write(write);
+                self.note_proposed(write);
             }
         }
         self.look_at_committed(machine);
@@ -309,10 +312,7 @@ impl World {
         if index <= seen {
             return;
         }
-        let shaky = |node: NodeId| {
-            let of = machines.iter().find(|it| it.id == node);
-            of.is_none_or(|it| it.undoubted_for(*now).is_none_or(|span| span < HEALED))
-        };
+        let shaky = |node: NodeId| is_shaky(machines, *now, node);
         for at in seen + 1..=index {
             match machines[machine].log.get(&at) {
                 Some(entry) => truth.invariant_committed_entries_never_change(entry, &shaky),
@@ -326,9 +326,26 @@ impl World {
         it.log = it.log.split_off(&(index + 1));
     }
 
+    /// Who is shaky when an entry is first written is what its leader decided it on.
+    fn note_proposed(&mut self, write: &Write) {
+        let Write::Log { entries, .. } = write else { return };
+        let shaky = self.machines.iter().map(|it| it.id);
+        let shaky: BTreeSet<NodeId> =
+            shaky.filter(|id| is_shaky(&self.machines, self.now, *id)).collect();
+        for entry in entries {
+            self.truth.note_proposed(entry, &shaky);
+        }
+    }
+
     fn count(&mut self, what: &'static str) {
         count(&mut self.counts, what, 1);
     }
+}
+
+/// Nobody has heard of the node, or had not a moment ago.
+fn is_shaky(machines: &[Machine], now: Time, node: NodeId) -> bool {
+    let of = machines.iter().find(|it| it.id == node);
+    of.is_none_or(|it| it.undoubted_for(now).is_none_or(|span| span < HEALED))
 }
 
 /// A node that has had a session for this long is no excuse any more (DESIGN section 6).

@@ -1,7 +1,7 @@
 //! What is true of the cluster: every entry that a manager held for committed, applied once to a
 //! store of the simulator's own, and what must hold of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use skep::base::id::{NodeId, RequestId, ServiceId, TaskId};
 use skep::logic::codec;
@@ -27,6 +27,8 @@ pub(crate) struct Truth {
     /// Where each request was applied.
     pub applied: BTreeMap<RequestId, (u64, ApplyResult)>,
     tasks: BTreeMap<TaskId, (TaskState, TaskState)>,
+    /// Nodes that were shaky when an entry (index, term) that is not committed was first written.
+    proposed: BTreeMap<(u64, u64), BTreeSet<NodeId>>,
     /// Changed since it was looked at.
     pub changed: u64,
 }
@@ -47,6 +49,13 @@ fn hash_of(entry: &Entry) -> u64 {
 }
 
 impl Truth {
+    /// A manager writes this entry, perhaps the first to do so.
+    pub(crate) fn note_proposed(&mut self, entry: &Entry, shaky: &BTreeSet<NodeId>) {
+        if entry.index > self.last.0 {
+            self.proposed.entry((entry.index, entry.term)).or_insert_with(|| shaky.clone());
+        }
+    }
+
     /// A manager holds this entry for committed. `shaky` tells the nodes that are not, or were not a
     /// moment ago, in a session with the leader.
     pub(crate) fn invariant_committed_entries_never_change(
@@ -65,7 +74,11 @@ impl Truth {
         assert!(entry.term >= self.last.1, "invariant_committed_terms_grow: {}", entry.index);
         self.entries.push(this);
         self.last = (entry.index, entry.term);
-        self.apply(entry, shaky);
+        // A disk that stalls may commit late what was decided while a node was away, and what ends
+        // that behind it.
+        let then = self.proposed.remove(&(entry.index, entry.term)).unwrap_or_default();
+        self.proposed.retain(|(index, _), _| *index > entry.index);
+        self.apply(entry, &|node| then.contains(&node) || shaky(node));
         if entry.index.is_multiple_of(HASH_EACH) {
             self.hashes.insert(entry.index, self.store.hash());
         }
@@ -163,8 +176,8 @@ impl Truth {
         }
     }
 
-    /// In a slot one unfinished, up-to-date task is wanted; two only while one of them is on a node
-    /// that is not heard of, or a start-first update is under way.
+    /// In a slot one unfinished, up-to-date task is wanted; two only where one of them was on a node
+    /// that was not heard of when that was decided, or a start-first update is under way.
     fn invariant_one_wanted_per_slot(&self, task: &Task, shaky: &dyn Fn(NodeId) -> bool) {
         if !is_wanted(task) {
             return;
