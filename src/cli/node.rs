@@ -31,6 +31,9 @@ const LISTING: Listing<'_> = Listing {
     ],
 };
 
+/// How often a change is tried that somebody else was faster than.
+const TRIES_MAX: u32 = 5;
+
 /// Runs one command.
 pub fn run(command: NodeCommand, ctx: &mut Context) -> Result<(), CliError> {
     match command {
@@ -44,23 +47,33 @@ pub fn run(command: NodeCommand, ctx: &mut Context) -> Result<(), CliError> {
     }
 }
 
-/// Changes a node's spec; false when it was so before.
+/// Changes a node's spec; false when it was so before. Where the node was changed meanwhile (the
+/// managers write its addresses, too), the same is done to what it is now.
 fn change(
     name: &str,
     ctx: &Context,
-    change: impl FnOnce(&mut NodeSpec) -> Result<(), CliError>,
+    change: impl Fn(&mut NodeSpec) -> Result<(), CliError>,
 ) -> Result<bool, CliError> {
     let id = node_reference(&ctx.client, name)?;
-    let node: Node = ctx.client.get(&format!("/nodes/{}", encode(&id)))?;
-    let before = serde_json::to_value(&node.spec).map_err(CliError::BadJson)?;
-    let mut spec = node.spec;
-    change(&mut spec)?;
-    if serde_json::to_value(&spec).map_err(CliError::BadJson)? == before {
-        return Ok(false);
+    let mut tries = 1;
+    loop {
+        let node: Node = ctx.client.get(&format!("/nodes/{}", encode(&id)))?;
+        let before = serde_json::to_value(&node.spec).map_err(CliError::BadJson)?;
+        let mut spec = node.spec;
+        change(&mut spec)?;
+        if serde_json::to_value(&spec).map_err(CliError::BadJson)? == before {
+            return Ok(false);
+        }
+        let path = format!("/nodes/{}/update?version={}", encode(&node.id), node.version.index);
+        match ctx.client.post(&path, &spec) {
+            Err(CliError::Daemon { message, .. })
+                if message.contains("update out of sequence") && tries < TRIES_MAX =>
+            {
+                tries += 1;
+            }
+            done => return done.map(|_| true),
+        }
     }
-    let path = format!("/nodes/{}/update?version={}", encode(&node.id), node.version.index);
-    ctx.client.post(&path, &spec)?;
-    Ok(true)
 }
 
 fn set_role(nodes: &[String], role: &str, ctx: &mut Context) -> Result<(), CliError> {
