@@ -186,6 +186,25 @@ fn init_and_leave() {
 }
 
 #[test]
+fn a_node_that_others_change_meanwhile_is_tried_again_and_not_for_ever() {
+    let id = "v5bmodh5enjrv3f2iucyvo5u4";
+    let spec = json!({"Role": "worker", "Availability": "active"});
+    let mock = Mock::start(vec![
+        ("POST /v1.51/nodes/v5bm", refused(500, "update out of sequence")),
+        ("GET /v1.51/nodes/v5bm", ok(json!({"ID": id, "Version": {"Index": 7}, "Spec": spec}))),
+    ]);
+    let said = mock.run(&["node", "promote", id]);
+    assert!(said.contains("update out of sequence") && said.ends_with("[rc=1]\n"), "{said}");
+    let tries = mock.seen().iter().filter(|it| it.line.starts_with("POST ")).count();
+    assert_eq!(tries, 5);
+    assert_eq!(
+        mock.seen().iter().filter(|it| it.line.starts_with("GET ")).count() % 5,
+        0,
+        "read anew"
+    );
+}
+
+#[test]
 fn nodes_are_listed_by_name_with_a_star() {
     let node = |id: &str, name: &str, manager: bool| {
         let status = manager.then(|| json!({"Leader": true, "Reachability": "reachable"}));
